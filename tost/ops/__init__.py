@@ -1,0 +1,6 @@
+"""The token-statistics operators: pure functions of tensors, one signature, several backends."""
+
+from tost.ops.api import BACKENDS, causal_tssa, tssa, which_backend
+from tost.ops.state import TSSAState, TSSAStats
+
+__all__ = ["BACKENDS", "TSSAState", "TSSAStats", "causal_tssa", "tssa", "which_backend"]

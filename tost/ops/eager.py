@@ -1,0 +1,99 @@
+"""Both operators in plain vectorised torch: any device, exportable, twice differentiable.
+
+The backward passes are the closed forms of docs/math.md: besides w they need a few numbers per head and token, where
+autograd would keep about six tensors of w's size.
+"""
+
+# B batch, N tokens, H heads, D features per head, S sequences (B, or the packed ones)
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tost.ops.common import FULL_FLOOR, MASS_EPS
+from tost.ops.eager_causal import causal_tssa
+from tost.ops.segments import segments_of, statistics_dtype, zero_masked
+
+__all__ = ["causal_tssa", "decline", "tssa"]
+
+
+def decline(w: Tensor) -> str | None:
+    """Why this backend cannot take `w`: never."""
+    return None
+
+
+def tssa(w: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
+    """Full token statistics; returns y, membership, energy, mass, moment (see tost.ops.api.tssa)."""
+    if torch.is_grad_enabled() and (w.requires_grad or temperature.requires_grad):
+        return _Full.apply(w, temperature, mask, cu_seqlens)
+    return _forward(w, temperature, mask, cu_seqlens)
+
+
+def _forward(w: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
+    x = zero_masked(w, mask)
+    with torch.autocast(w.device.type, enabled=False):
+        membership, energy, mass, moment = _statistics(x, temperature, mask, cu_seqlens)
+        gate = segments_of(x, cu_seqlens).spread(1 / (1 + moment))
+        y = (x * gate).mul_(-membership.unsqueeze(-1))
+    return y.to(w.dtype), membership, energy, mass, moment
+
+
+def _statistics(x: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
+    """Membership, energy, mass and moment of tokens x (already in the statistics' dtype, masked ones zero)."""
+    rows = segments_of(x, cu_seqlens)
+    p = x.square()
+    energy = rows.total(p)
+    score = rows.dot(p, 1 / energy.clamp_min(FULL_FLOOR))
+    membership = torch.softmax(temperature.to(x.dtype) * score, -1)
+    if mask is not None:
+        membership = membership * mask.unsqueeze(-1)
+    mass = rows.total(membership)
+    moment = rows.weigh(membership, p) / (mass + MASS_EPS).unsqueeze(-1)
+    return membership, energy, mass, moment
+
+
+class _Full(torch.autograd.Function):
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(w, temperature, mask, cu_seqlens):  # type: ignore[override]
+        return _forward(w, temperature, mask, cu_seqlens)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        w, temperature, mask, cu_seqlens, *statistics = ctx.saved_tensors
+        x, g = zero_masked(w, mask), zero_masked(g, mask)
+        with torch.autocast(w.device.type, enabled=False):
+            if torch.is_grad_enabled():  # a second derivative is wanted: the statistics must be functions of w again
+                statistics = _statistics(x, temperature, mask, cu_seqlens)
+            dw, dt = _backward(x, temperature.to(x.dtype), g, cu_seqlens, *statistics)
+        return dw.to(w.dtype), dt.to(temperature.dtype), None, None
+
+
+def _backward(
+    x: Tensor, t: Tensor, g: Tensor, cu_seqlens: Tensor | None, pi: Tensor, energy: Tensor, mass: Tensor, m: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients to w and the temperature; the letters are those of docs/math.md."""
+    rows = segments_of(x, cu_seqlens)
+    p, xg = x.square(), x * g
+    inverse = 1 / energy.clamp_min(FULL_FLOOR)
+    q = 1 / (1 + m)
+    A = q.square() * rows.weigh(pi, xg) / (mass + MASS_EPS).unsqueeze(-1)
+    B = (A * m).sum(-1)
+    u = rows.dot(p, A) - rows.dot(xg, q) - rows.spread(B)
+    e = pi * (u - (pi * u).sum(-1, keepdim=True))
+    f = t * e
+    dt = (e * rows.dot(p, inverse)).sum((0, 1))
+    # 1/c^2 would overflow float32 at the floor: divide twice
+    E = torch.where(energy >= FULL_FLOOR, rows.weigh(f, p) * inverse * inverse, 0.0)
+    pull = pi.unsqueeze(-1) * rows.spread(A) + f.unsqueeze(-1) * rows.spread(inverse) - rows.spread(E)
+    dw = 2 * x * pull - pi.unsqueeze(-1) * rows.spread(q) * g
+    return dw, dt
