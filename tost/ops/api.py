@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from tost.ops import checks
+from tost.ops.segments import segment_ids
 from tost.ops.state import TSSAState, TSSAStats
 
 BACKENDS = ("reference", "eager", "cpu")
-_AUTOMATIC = {"cpu": ("cpu", "eager")}  # by device, fastest first; "eager" takes every tensor
+_AUTOMATIC = {"cpu": ("eager",)}  # by device, fastest first; "eager" takes every tensor
 _loaded: dict[str, ModuleType] = {}
 
 
@@ -36,7 +37,7 @@ def tssa(
     mask: [B, N] bool, true for real tokens; a masked token enters no sum and gets y = 0 and no gradient.
     cu_seqlens: [S + 1] int, bounds of S sequences packed into B = 1; they do not see each other.
     backend: one of `BACKENDS`, or None to choose.
-    Returns y [B, N, H, D] in w's dtype, and with `return_stats` also TSSAStats (no gradient). Sums run in float32 or wider.
+    Returns y [B, N, H, D] in w's dtype, and with `return_stats` also TSSAStats (no gradient). Sums: float32 or wider.
     Raises ValueError if shapes or dtypes disagree, or if `backend` declines these tensors (with its reason).
     """
     checks.check_call("tssa", w, temperature, mask, cu_seqlens)
@@ -81,7 +82,7 @@ def causal_tssa(
     )
     if not return_state:
         return y
-    return y, TSSAState(*sums, _length_after(w, mask, cu_seqlens, state))
+    return y, TSSAState(sums[0], sums[1], sums[2], _length_after(w, mask, cu_seqlens, state))
 
 
 def which_backend(w: Tensor, backend: str | None = None) -> str:
@@ -122,7 +123,7 @@ def _bias_by_token(
         position = seen - 1
         start = None if state is None else state.length.unsqueeze(1)
     else:
-        ids = torch.searchsorted(cu_seqlens[1:].contiguous(), torch.arange(N, device=w.device).to(cu_seqlens.dtype), right=True)
+        ids = segment_ids(N, cu_seqlens)
         before = torch.cat([seen.new_zeros(1), seen[0]])[cu_seqlens[:-1].long()]
         position = seen - 1 - before[ids]
         start = None if state is None else state.length[ids].unsqueeze(0)
@@ -131,9 +132,7 @@ def _bias_by_token(
     return table.t()[position]
 
 
-def _length_after(
-    w: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, state: TSSAState | None
-) -> Tensor:
+def _length_after(w: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, state: TSSAState | None) -> Tensor:
     """[S] int64, real tokens seen so far by each sequence."""
     if mask is None and cu_seqlens is None:
         if state is not None:

@@ -1,4 +1,4 @@
-"""Checks of the operators' arguments: one line that says the operation, what it expected, what it got and the way out."""
+"""Checks of the operators' arguments: one line that says what was expected, what came and the way out."""
 
 # B batch, N tokens, H heads, D features per head, S sequences (B, or the packed ones)
 
@@ -19,7 +19,9 @@ def check_call(name: str, w: Tensor, temperature: Tensor, mask: Tensor | None, c
             f"{name} expects w of shape [B, N, H, D], got {tuple(w.shape)}; split heads with w.unflatten(-1, (H, D))"
         )
     if w.dtype not in DTYPES:
-        raise ValueError(f"{name} expects w in float32, float64, float16 or bfloat16, got {w.dtype}; convert with w.float()")
+        raise ValueError(
+            f"{name} expects w in float32, float64, float16 or bfloat16, got {w.dtype}; convert with w.float()"
+        )
     B, N, H, D = w.shape
     if H == 0 or D == 0:
         raise ValueError(f"{name} expects at least one head of at least one feature, got w of shape {tuple(w.shape)}")
@@ -41,13 +43,17 @@ def check_packing(name: str, w: Tensor, cu_seqlens: Tensor) -> None:
     """Raise ValueError unless `cu_seqlens` are bounds of sequences packed into w's only row."""
     B, N = w.shape[:2]
     if B != 1:
-        raise ValueError(f"{name} with cu_seqlens expects all sequences packed into B = 1, got B = {B}; use w.flatten(0, 1)[None]")
+        raise ValueError(
+            f"{name} with cu_seqlens expects all sequences packed into B = 1, got B = {B}; use w.flatten(0, 1)[None]"
+        )
     if cu_seqlens.ndim != 1 or cu_seqlens.numel() < 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise ValueError(
-            f"{name} expects cu_seqlens as [S + 1] int32 or int64 bounds, got {tuple(cu_seqlens.shape)} {cu_seqlens.dtype}; "
+            f"{name} expects cu_seqlens [S + 1] of int32 or int64, got {tuple(cu_seqlens.shape)} {cu_seqlens.dtype}; "
             "use torch.tensor([0, *lengths]).cumsum(0)"
         )
-    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere reading them would wait for the device
+    if (
+        cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling()
+    ):  # elsewhere reading them would wait for the device
         bounds = cu_seqlens.tolist()
         if bounds[0] != 0 or bounds[-1] != N or any(end < start for start, end in zip(bounds, bounds[1:])):
             shown = bounds if len(bounds) < 9 else [*bounds[:4], "...", *bounds[-3:]]
@@ -66,7 +72,9 @@ def check_causal(
         )
     if decay is not None:
         if decay.shape != (H,):
-            raise ValueError(f"causal_tssa expects decay of shape [H] = [{H}], got {tuple(decay.shape)}; one factor a head")
+            raise ValueError(
+                f"causal_tssa expects decay of shape [H] = [{H}], got {tuple(decay.shape)}; one factor a head"
+            )
         if decay.device.type == "cpu" and not torch.compiler.is_compiling():
             outside = [factor for factor in decay.tolist() if not 0 < factor <= 1]
             if outside:
@@ -93,5 +101,5 @@ def check_positions(position: Tensor | int, table: Tensor) -> None:
         return
     if need > L:
         raise ValueError(
-            f"causal_tssa needs position_bias for {need} positions, got {L}; extend the table or pass position_bias=None"
+            f"causal_tssa needs position_bias for {need} positions, got {L}; extend the table or pass None"
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tost.ops.common import FULL_FLOOR, MASS_EPS
 from tost.ops.eager_causal import causal_tssa
-from tost.ops.segments import segments_of, statistics_dtype, zero_masked
+from tost.ops.segments import segments_of, zero_masked
 
 __all__ = ["causal_tssa", "decline", "tssa"]
 
@@ -56,10 +56,8 @@ def _statistics(x: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens:
 
 
 class _Full(torch.autograd.Function):
-    generate_vmap_rule = False
-
     @staticmethod
-    def forward(w, temperature, mask, cu_seqlens):  # type: ignore[override]
+    def forward(w, temperature, mask, cu_seqlens):
         return _forward(w, temperature, mask, cu_seqlens)
 
     @staticmethod
@@ -68,7 +66,7 @@ class _Full(torch.autograd.Function):
         ctx.save_for_backward(*inputs, *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         w, temperature, mask, cu_seqlens, *statistics = ctx.saved_tensors
         x, g = zero_masked(w, mask), zero_masked(g, mask)
         with torch.autocast(w.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""The definition of both operators: float64, one token at a time, nothing clever. Everything else is compared with this."""
+"""The definition of both operators: float64, one token at a time, nothing clever; all else is compared with it."""
 
 # B batch, N tokens, H heads, D features per head, S sequences (B, or the packed ones)
 
@@ -41,7 +41,9 @@ def tssa(w: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens: Tensor
         moment = weighted / (mass + MASS_EPS)[:, None]
         for b, n in tokens:
             y[b][n] = -membership[b][n][:, None] * x[b, n] / (1 + moment)
-        energies.append(energy), masses.append(mass), moments.append(moment)
+        energies.append(energy)
+        masses.append(mass)
+        moments.append(moment)
     S = len(energies)
     return (
         _stack(y, w.shape, x).to(w.dtype),

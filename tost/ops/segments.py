@@ -44,7 +44,7 @@ class Dense:
     def dot(self, x: Tensor, s: Tensor) -> Tensor:
         """sum_d x * s: [B, N, H, D], [B, H, D] -> [B, N, H].
 
-        One product with a block-diagonal matrix: the wasted multiplications by zero cost less than a product tensor of x's size.
+        One product with a block-diagonal matrix: multiplying by zeros costs less than a product tensor of x's size.
         """
         H, D = s.shape[1:]
         eye = torch.eye(H, dtype=s.dtype, device=s.device)

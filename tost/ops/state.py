@@ -14,7 +14,8 @@ class TSSAStats(NamedTuple):
     """Statistics of one full pass: how the operator saw its tokens. They carry no gradient.
 
     membership: [B, N, H], Pi, rows sum to 1 (0 for masked tokens).  energy: [B, H, D], a = sum_n w^2.
-    mass: [B, H], sum_n Pi.  moment: [B, H, D], m = sum_n Pi w^2 / (mass + 1e-8).  float32, or float64 for float64 input.
+    mass: [B, H], sum_n Pi.  moment: [B, H, D], m = sum_n Pi w^2 / (mass + 1e-8).
+    float32, or float64 for float64 input.
     For packed sequences the first size of energy, mass and moment is the number of sequences.
     """
 
@@ -30,7 +31,7 @@ class TSSAState(NamedTuple):
         energy a = sum_s w_s^2      moment S = sum_s Pi_s w_s^2      mass P = sum_s Pi_s      length = tokens so far
 
     energy, moment: [B, H, D].  mass: [B, H].  length: [B] int64.  The sums are float64 so that they do not drift.
-    A state is a value: the operator returns a new one, so keeping the old one is a snapshot and using it is a roll-back.
+    A state is a value: the operator returns a new one, so the old one is a snapshot, and using it again a roll-back.
     """
 
     energy: Tensor
@@ -39,9 +40,7 @@ class TSSAState(NamedTuple):
     length: Tensor
 
     @staticmethod
-    def zeros(
-        batch: int, num_heads: int, head_dim: int, *, device: torch.device | str | None = None
-    ) -> TSSAState:
+    def zeros(batch: int, num_heads: int, head_dim: int, *, device: torch.device | str | None = None) -> TSSAState:
         """The state before the first token of `batch` sequences."""
         sums = torch.zeros(batch, num_heads, head_dim, dtype=torch.float64, device=device)
         mass = torch.zeros(batch, num_heads, dtype=torch.float64, device=device)

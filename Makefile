@@ -1,0 +1,51 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Everything goes into .venv; nothing needs a GPU.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+WORKERS ?= 2
+
+.PHONY: help demo test check docs test-timm clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+# torch by its exact version first: an unpinned torch, or one asked for by another package, brings gigabytes of GPU libraries
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip setuptools wheel
+
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing (a minute or two; nothing goes outside $(VENV)) ..."
+	$(INSTALL) $(TORCH)
+	$(INSTALL) --no-build-isolation --editable '.[training,analysis]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "installing what the tests need ..."
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.run  ## train on real digits, look inside, measure; ends with a report under runs/demo
+	$(BIN)/tost demo
+
+test: $(VENV)/.dev  ## every invariance of the operator, models, training, commands
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+check: $(VENV)/.dev  ## ruff, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_imports.py
+
+docs: $(VENV)/.dev  ## run every snippet of README and docs
+	$(BIN)/python -m pytest tests/test_docs.py
+
+test-timm:  ## the timm integration, in an environment of its own (.venv-timm)
+	bash tests/timm_env.sh
+
+clean:  ## remove environments, caches and build output (runs/ stays)
+	rm -rf .venv .venv-timm build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
