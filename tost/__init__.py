@@ -1,8 +1,8 @@
 """Token Statistics Transformer: linear-time, interpretable attention (arXiv 2412.17810).
 
-    y = tost.tssa(w, temperature)                    # the operator, w [B, N, H, D]
-    layer = tost.TSSA(dim=384, num_heads=8)          # the drop-in attention layer, x [B, N, C]
-    model = tost.create_model("tost_small_12_p16")   # a vision backbone
+y = tost.tssa(w, temperature)                    # the operator, w [B, N, H, D]
+layer = tost.TSSA(dim=384, num_heads=8)          # the drop-in attention layer, x [B, N, C]
+model = tost.create_model("tost_small_12_p16")   # a vision backbone
 """
 
 from __future__ import annotations

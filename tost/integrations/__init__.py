@@ -1,0 +1,1 @@
+"""Doors into other libraries; nothing here is imported by the rest of the package."""

@@ -1,0 +1,65 @@
+"""One layer of every encoder here: mix over tokens, then a token-wise MLP."""
+
+# B batch, N tokens, C features
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tost.nn.drop_path import DropPath
+from tost.nn.mixers import make_mixer
+from tost.nn.mlp import Mlp
+
+
+class Block(nn.Module):
+    """Pre-norm residual block with LayerScale and stochastic depth.
+
+        x = x + gamma1 * mixer(LN(x))      x = x + gamma2 * MLP(LN(x))
+
+    x: [B, N, C] -> [B, N, C].  mask: [B, N] bool, True = a real token.  cu_seqlens: packed sequences, where the mixer
+    takes them (tssa, none).  mixer: a name in MIXERS.  layer_scale_init: the initial gammas, None leaves them out.
+    Raises ValueError for an unknown mixer, sizes that don't divide, or cu_seqlens that the mixer can't take.
+    """
+
+    undecayed = ("gamma1", "gamma2")
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mixer: str = "tssa",
+        mlp_ratio: float = 4.0,
+        bias: bool = True,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+        layer_scale_init: float | None = 1.0,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mixer_name = mixer
+        self.mixer = make_mixer(mixer, dim, num_heads, bias=bias, attn_drop=attn_drop, proj_drop=drop)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop, bias)
+        self.drop_path = DropPath(drop_path)
+        self.gamma1 = None if layer_scale_init is None else nn.Parameter(torch.full((dim,), layer_scale_init))
+        self.gamma2 = None if layer_scale_init is None else nn.Parameter(torch.full((dim,), layer_scale_init))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        if cu_seqlens is None:
+            mixed = self.mixer(self.norm1(x), mask=mask)
+        elif getattr(self.mixer, "packs", False):
+            mixed = self.mixer(self.norm1(x), mask=mask, cu_seqlens=cu_seqlens)
+        else:
+            raise ValueError(
+                f"the mixer {self.mixer_name!r} does not take packed sequences (cu_seqlens); "
+                "pad them to one length and pass a mask"
+            )
+        x = self._add(x, self.gamma1, mixed)
+        return self._add(x, self.gamma2, self.mlp(self.norm2(x)))
+
+    def _add(self, x: Tensor, gamma: Tensor | None, branch: Tensor) -> Tensor:
+        branch = self.drop_path(branch)
+        return x + branch if gamma is None else torch.addcmul(x, gamma, branch)

@@ -1,0 +1,66 @@
+"""The drop-in attention layer: project, compress against the statistics of all tokens, project back."""
+
+# B batch, N tokens, H heads, D features per head, C = H*D, S packed sequences
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tost.nn.checks import check_tokens, head_dim
+from tost.ops import tssa
+
+
+class TSSA(nn.Module):
+    """Token-statistics self-attention (arXiv 2412.17810, section 3): O(N) time, O(H D) extra memory.
+
+        w = in_proj(x)      y = tssa(w, temperature)      out = out_proj(y)
+
+    x: [B, N, C] -> [B, N, C] in x's dtype.  mask: [B, N] bool, True = a real token (the others change no real token).
+    cu_seqlens: [S + 1], boundaries of sequences packed along N (then B = 1).
+    `attn_drop` zeroes entries of 1 / (1 + m), one draw per sequence, head and feature. `backend` is tost.ops.tssa's.
+    Raises ValueError if num_heads doesn't divide dim, or x is not [B, N, dim].
+    """
+
+    undecayed = ("temperature",)
+    packs = True  # takes cu_seqlens
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.dim, self.num_heads, self.head_dim = dim, num_heads, head_dim("TSSA", dim, num_heads)
+        self.attn_drop = attn_drop
+        self.backend = backend
+        self.in_proj = nn.Linear(dim, dim, bias=bias)
+        self.temperature = nn.Parameter(torch.ones(num_heads))
+        self.out_proj = nn.Linear(dim, dim, bias=bias)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        check_tokens("TSSA", x, self.dim)
+        w = self.in_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
+        y = cast(Tensor, tssa(w, self.temperature, mask=mask, cu_seqlens=cu_seqlens, backend=self.backend))
+        if self.training and self.attn_drop > 0:
+            y = y * self._dropout(y, cu_seqlens)
+        return self.proj_drop(self.out_proj(y.flatten(-2)))
+
+    def _dropout(self, y: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+        """y is linear in 1 / (1 + m), so dropping that is a factor of y shared by a sequence's tokens."""
+        H, D = y.shape[2:]
+        if cu_seqlens is None:
+            return F.dropout(y.new_ones(y.shape[0], 1, H, D), self.attn_drop)
+        lengths = cu_seqlens.diff().to(y.device)
+        return F.dropout(y.new_ones(lengths.shape[0], H, D), self.attn_drop).repeat_interleave(lengths, dim=0)[None]
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, num_heads={self.num_heads}, attn_drop={self.attn_drop}, backend={self.backend}"
