@@ -44,6 +44,12 @@ def test_filters_and_aliases():
     assert tost.list_models is list_models and tost.create_model is create_model
 
 
+def test_the_size_a_model_describes_itself_with():
+    assert create_model("tost_nano_6_p2").default_cfg["input_size"] == (3, 16, 16)
+    assert create_model("tost_nano_6_p2", img_size=32, in_chans=1).default_cfg["input_size"] == (1, 32, 32)
+    assert model_config("tost_small_12_p16").image_size == (224, 224)
+
+
 def test_unknown_names_and_options_name_the_way_out():
     with pytest.raises(ValueError, match=r"unknown model 'tost_smal_12_p16'; did you mean tost_small_12_p16"):
         create_model("tost_smal_12_p16")

@@ -7,6 +7,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tost.nn import Block, init_weights, no_weight_decay
+from tost.nn.checks import check_tokens
 
 
 class ToST(nn.Module):
@@ -55,11 +56,7 @@ class ToST(nn.Module):
         init_weights(self)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
-        if x.ndim != 3 or x.shape[-1] != self.dim:
-            raise ValueError(
-                f"ToST expects tokens of shape [B, N, {self.dim}], got {list(x.shape)}; "
-                "embed the input first, or build the encoder with its width as dim"
-            )
+        check_tokens("ToST", x, self.dim)
         for block in self.blocks:
             x = block(x, mask=mask, cu_seqlens=cu_seqlens)
         return self.norm(x)

@@ -14,7 +14,7 @@ def create_model(
     name: str,
     num_classes: int = 1000,
     in_chans: int = 3,
-    img_size: int | tuple[int, int] = 224,
+    img_size: int | tuple[int, int] | None = None,
     mixer: str = "tssa",
     drop_path_rate: float = 0.0,
     **overrides: Any,
@@ -22,12 +22,14 @@ def create_model(
     """The vision model called `name`, with fresh weights: create_model("tost_small_12_p16", num_classes=10).
 
     Names are those of list_models(); the released code's (tost_cab_*) work too. `overrides` are fields of VisionConfig.
+    img_size is the size the model describes itself with (None: 224, and 8 patches for nano); others work as well.
     Raises ValueError for an unknown name (with the nearest ones), an unknown option, or sizes that don't fit.
     """
-    config = model_config(name).with_fields(
+    config = model_config(name)
+    config = config.with_fields(
         num_classes=num_classes,
         in_chans=in_chans,
-        img_size=img_size,
+        img_size=config.img_size if img_size is None else img_size,
         mixer=mixer,
         drop_path_rate=drop_path_rate,
         **overrides,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tost.nn.checks import check_tokens, head_dim
+from tost.nn.linear import Linear
 from tost.ops import TSSAState, causal_tssa
 
 
@@ -20,6 +21,7 @@ class CausalTSSA(nn.Module):
     x: [B, N, C] -> [B, N, C], or (that, TSSAState) with return_state=True. Passing the state of one call to the next
     continues the sequence: any split gives what one call gives.  mask, cu_seqlens: as in TSSA.
     max_positions L: a learned bias [H, L] per head and position, zero at first (None: no bias, any length).
+    clamp_positions: tokens beyond position L take the bias of the last (False: ValueError).
     decay: in (0, 1], one number or one per head, by which all statistics are multiplied at every token (None: 1).
     `attn_drop` zeroes entries of 1 / (1 + m), as published one draw per token. `backend` is tost.ops.causal_tssa's.
     Raises ValueError for sizes that disagree, a decay outside (0, 1], or positions beyond L.
@@ -38,16 +40,18 @@ class CausalTSSA(nn.Module):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         backend: str | None = None,
+        clamp_positions: bool = False,
     ) -> None:
         super().__init__()
         self.dim, self.num_heads, self.head_dim = dim, num_heads, head_dim("CausalTSSA", dim, num_heads)
         self.attn_drop = attn_drop
         self.backend = backend
-        self.in_proj = nn.Linear(dim, dim, bias=bias)
+        self.in_proj = Linear(dim, dim, bias=bias)
         self.temperature = nn.Parameter(torch.ones(num_heads))
         self.position_bias = None if max_positions is None else nn.Parameter(torch.zeros(num_heads, max_positions))
+        self.clamp_positions = clamp_positions
         self.register_buffer("decay", decay_per_head(decay, num_heads))
-        self.out_proj = nn.Linear(dim, dim, bias=bias)
+        self.out_proj = Linear(dim, dim, bias=bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(
@@ -60,21 +64,36 @@ class CausalTSSA(nn.Module):
     ) -> Tensor | tuple[Tensor, TSSAState]:
         check_tokens("CausalTSSA", x, self.dim)
         w = self.in_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
+        bias, seen = self._clamped(x.shape[1], state)
         result = causal_tssa(
             w,
             self.temperature,
-            position_bias=self.position_bias,
+            position_bias=bias,
             decay=self.decay,
             mask=mask,
             cu_seqlens=cu_seqlens,
-            state=state,
+            state=seen,
             return_state=return_state,
             backend=self.backend,
         )
         y, new_state = result if isinstance(result, tuple) else (result, None)
         y = F.dropout(y, self.attn_drop, self.training)  # y is linear in 1 / (1 + m)
         out = self.proj_drop(self.out_proj(y.flatten(-2)))
-        return out if new_state is None else (out, new_state)
+        if new_state is None:
+            return out
+        if state is not None and seen is not None and seen is not state:
+            new_state = new_state._replace(length=state.length + (new_state.length - seen.length))
+        return out, new_state
+
+    def _clamped(self, N: int, state: TSSAState | None) -> tuple[Tensor | None, TSSAState | None]:
+        """The bias and state of a call on N tokens in which those beyond the table take its last column."""
+        bias: Tensor | None = self.position_bias
+        if bias is None or not self.clamp_positions:
+            return bias, state
+        L = bias.shape[1]
+        more = max(N - L, 0) if state is None else N
+        bias = torch.cat([bias, bias[:, -1:].expand(-1, more)], dim=1)
+        return bias, None if state is None else state._replace(length=state.length.clamp(max=L))
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, num_heads={self.num_heads}, attn_drop={self.attn_drop}, backend={self.backend}"

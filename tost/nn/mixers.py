@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tost.nn.checks import check_mask, check_tokens, head_dim
+from tost.nn.linear import Linear
 from tost.nn.tssa import TSSA
 
 
@@ -25,8 +26,8 @@ class QKVMixer(nn.Module):
         self.dim, self.num_heads = dim, num_heads
         self.head_dim = head_dim(type(self).__name__, dim, num_heads)
         self.attn_drop = attn_drop
-        self.in_proj = nn.Linear(dim, 3 * dim, bias=bias)
-        self.out_proj = nn.Linear(dim, dim, bias=bias)
+        self.in_proj = Linear(dim, 3 * dim, bias=bias)
+        self.out_proj = Linear(dim, dim, bias=bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -112,8 +113,8 @@ class NoMixing(nn.Module):
         head_dim("NoMixing", dim, num_heads)
         self.dim = dim
         self.attn_drop = attn_drop
-        self.in_proj = nn.Linear(dim, dim, bias=bias)
-        self.out_proj = nn.Linear(dim, dim, bias=bias)
+        self.in_proj = Linear(dim, dim, bias=bias)
+        self.out_proj = Linear(dim, dim, bias=bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tost.nn.checks import check_tokens, head_dim
+from tost.nn.linear import Linear
 from tost.ops import tssa
 
 
@@ -41,9 +42,9 @@ class TSSA(nn.Module):
         self.dim, self.num_heads, self.head_dim = dim, num_heads, head_dim("TSSA", dim, num_heads)
         self.attn_drop = attn_drop
         self.backend = backend
-        self.in_proj = nn.Linear(dim, dim, bias=bias)
+        self.in_proj = Linear(dim, dim, bias=bias)
         self.temperature = nn.Parameter(torch.ones(num_heads))
-        self.out_proj = nn.Linear(dim, dim, bias=bias)
+        self.out_proj = Linear(dim, dim, bias=bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:

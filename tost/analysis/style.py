@@ -1,0 +1,111 @@
+"""One style for every figure: light and dark from the same drawing, colours that colour-blind readers tell apart."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tost.extras import require
+from tost.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a figure: ground, text, quieter text, grid, and series in the order they are used (Okabe and Ito)."""
+
+    ground: str
+    text: str
+    quiet: str
+    grid: str
+    series: tuple[str, ...]
+
+
+LIGHT = Theme(
+    "#ffffff", "#1f2328", "#667085", "#e6e8ec",
+    ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8a8f98"),
+)
+DARK = Theme(
+    "#16181d", "#e8eaed", "#9aa3af", "#2d323b",
+    ("#56b4e9", "#f0803c", "#2fc08f", "#e39ac0", "#f0c04a", "#8fd0ff", "#b79ad6", "#9aa3af"),
+)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that is drawn when asked, in either theme, with the numbers it shows.
+
+    draw: fills a matplotlib figure.  alt: what a reader who cannot see it should know.
+    """
+
+    draw: Callable[[Any, Theme], None]
+    size: tuple[float, float]
+    alt: str
+    rows: Sequence[Mapping[str, Any]]
+    dpi: int = 160
+
+    def png(self, theme: Theme = LIGHT) -> bytes:
+        """The picture as a PNG file's bytes."""
+        matplotlib = require("matplotlib", extra="analysis")
+        agg = require("matplotlib.backends.backend_agg", extra="analysis")
+        with matplotlib.rc_context(settings(theme)):
+            figure = require("matplotlib.figure", extra="analysis").Figure(figsize=self.size, layout="constrained")
+            agg.FigureCanvasAgg(figure)
+            self.draw(figure, theme)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=self.dpi, metadata={"Software": None})
+        return buffer.getvalue()
+
+    def save(self, path: str | Path) -> None:
+        """The light picture at `path` (a .png) and its numbers beside it (.csv)."""
+        path = Path(path)
+        picture = self.png()
+        with atomic_write(path) as file:
+            file.write(picture)
+        save_csv(self.rows, path.with_suffix(".csv"))
+
+
+def settings(theme: Theme) -> dict[str, Any]:
+    """matplotlib's settings for a theme."""
+    return {
+        "font.family": ["DejaVu Sans"],
+        "font.size": 9.5,
+        "text.color": theme.text,
+        "axes.labelcolor": theme.text,
+        "axes.edgecolor": theme.quiet,
+        "axes.facecolor": theme.ground,
+        "axes.titlesize": 10.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": theme.grid,
+        "grid.linewidth": 0.8,
+        "xtick.color": theme.quiet,
+        "ytick.color": theme.quiet,
+        "xtick.labelcolor": theme.text,
+        "ytick.labelcolor": theme.text,
+        "xtick.minor.size": 0,
+        "ytick.minor.size": 0,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+        "lines.linewidth": 1.9,
+        "lines.markersize": 5.5,
+        "figure.facecolor": theme.ground,
+        "savefig.facecolor": theme.ground,
+    }
+
+
+def save_csv(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+    """Rows as CSV; the columns are the keys in the order they first appear."""
+    rows = list(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with atomic_write(path, "w") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

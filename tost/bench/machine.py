@@ -1,0 +1,66 @@
+"""The header of every measurement: what it ran on."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores, threads, versions and allocator, as text."""
+    return {
+        "processor": processor(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "memory": memory(),
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "versions": ", ".join(f"{name} {installed(name)}" for name in ("tost-transformer", "torch", "numba", "numpy")),
+        "allocator": allocator(),
+    }
+
+
+def processor() -> str:
+    """The processor's name and the widest vectors it has."""
+    name = platform.processor() or platform.machine()
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            found = [line.split(":", 1)[1].strip() for line in file if line.lower().startswith("model name")]
+        name = found[0] if found else name
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def memory() -> str:
+    """Physical memory, if the system says."""
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    except (AttributeError, ValueError, OSError):
+        return "unknown"
+
+
+def allocator() -> str:
+    """Which allocator serves torch's tensors, as far as the environment says."""
+    settings = {key: os.environ[key] for key in allocator_variables() if os.environ.get(key)}
+    return ", ".join(f"{key}={value}" for key, value in settings.items()) or "the system's default"
+
+
+def allocator_variables() -> tuple[str, ...]:
+    """Environment variables that change how memory is kept or given back."""
+    return ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES", "GLIBC_TUNABLES", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_",
+            "MALLOC_TRIM_THRESHOLD_")
+
+
+def installed(distribution: str) -> str:
+    """The version of a distribution, or of the module of that name, or "not installed"."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        pass
+    try:
+        return getattr(importlib.import_module(distribution), "__version__", "unknown")
+    except ImportError:
+        return "not installed"

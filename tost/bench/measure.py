@@ -1,0 +1,60 @@
+"""Paired timing: contestants take turns in one process, so that whatever slows the machine slows them alike."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from statistics import median
+
+SLOW_S = 1.0  # calls longer than this run for SLOW_ROUNDS rounds: their spread is small beside their length
+SLOW_ROUNDS = 2
+FEWEST_ROUNDS = 3
+SAMPLE_S = 0.01  # short calls are repeated until a sample takes about this long
+
+Calls = Mapping[str, Callable[[], object]]
+
+
+def paired(calls: Calls, rounds: int, seconds: float = float("inf")) -> dict[str, list[float]]:
+    """Seconds per call of every contestant in each round, after a warm-up; the order turns around every round.
+
+    After `seconds` no further round starts, but FEWEST_ROUNDS are run in any case; slow calls run SLOW_ROUNDS.
+    """
+    started = time.perf_counter()
+    warm = {name: min(_time(call, 1), _time(call, 1)) for name, call in calls.items()}
+    repeats = {name: max(1, round(SAMPLE_S / max(taken, 1e-7))) for name, taken in warm.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    with no_collection():
+        for index in range(rounds):
+            if index >= FEWEST_ROUNDS and time.perf_counter() - started > seconds:
+                break
+            turn = [name for name in calls if warm[name] < SLOW_S or index < SLOW_ROUNDS]
+            for name in turn if index % 2 else reversed(turn):
+                samples[name].append(_time(calls[name], repeats[name]))
+    return samples
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """How many times longer `slow` takes: the median over the rounds that both ran."""
+    return median(a / b for a, b in zip(slow, fast))
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Python's garbage collector runs before, not during."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _time(call: Callable[[], object], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats

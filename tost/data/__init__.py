@@ -1,0 +1,5 @@
+"""Images from where they lie: scikit-learn, IDX and CIFAR files, image folders, image lists, Hugging Face datasets."""
+
+from tost.data.images import ImageSets, TensorImages, load_images, to_model_input
+
+__all__ = ["ImageSets", "TensorImages", "load_images", "to_model_input"]

@@ -1,0 +1,32 @@
+"""Sizes by name: each differs from the published Base, the defaults of ToSTConfig, in what its row says."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields
+from typing import Any
+
+from tost.models.language.config import ToSTConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "nano": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 256},
+    "tiny": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8, "max_position_embeddings": 512},
+    "base": {},  # 110M, arXiv 2412.17810
+    "medium": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},  # 304M
+    "large": {"hidden_size": 1280, "num_hidden_layers": 36, "num_attention_heads": 20},  # 655M
+}
+
+
+def preset(name: str, **changes: Any) -> ToSTConfig:
+    """The configuration called `name` in PRESETS, with some options changed: preset("tiny", vocab_size=4096).
+
+    Raises ValueError for an unknown name, or an unknown option (with the nearest one).
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    known = [*(field.name for field in fields(ToSTConfig)), "num_labels"]
+    for option in changes:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            raise ValueError(f"ToSTConfig has no option {option!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    return ToSTConfig(**{**PRESETS[name], **changes})

@@ -1,0 +1,85 @@
+"""`tost train`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+from tost.training.parsing import parse_with
+from tost.training.recipe import Recipe
+from tost.training.settings import as_recipe, find_recipe, list_recipes, named, recipe_parser
+
+USAGE = """usage: tost train RECIPE [--SETTING VALUE ...]
+
+Train a recipe, or go on with it: a run that was stopped or killed continues from its last checkpoint when the same
+command is given again. The run is kept in runs/NAME.
+
+recipes:
+{recipes}
+  FILE.yaml             a recipe of your own (copy one with: tost train RECIPE --print_config > FILE.yaml)
+
+settings:
+  tost train RECIPE --help           all of them, with the recipe's values
+  tost train RECIPE --run.epochs 5 --optim.lr 1e-3 --model.name tost_tiny_12_p16
+  tost train RECIPE --data.path FOLDER --run.name NAME
+
+more than one GPU or machine:
+  accelerate launch -m tost train RECIPE ...
+"""
+
+
+def usage() -> str:
+    """What `tost train --help` prints."""
+    width = max(map(len, list_recipes()))
+    lines = (f"  {name:<{max(width, 20)}}  {line}" for name, line in list_recipes().items())
+    return USAGE.format(recipes="\n".join(lines))
+
+
+def build_parser(arguments: Sequence[str]) -> ArgumentParser | None:
+    """The parser of the recipe named first in `arguments`; without a name, None where help is asked for."""
+    name = next(iter(arguments), "--help")
+    if name in ("-h", "--help"):
+        return None
+    if name.startswith("-"):
+        raise ValueError(
+            f"expected the recipe before its settings, got {name} first; `tost train --help` lists the recipes"
+        )
+    return recipe_parser(find_recipe(name), prog=f"tost train {name}")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Train what the command line says, then tell where the run is and how good it is."""
+    parser = build_parser(arguments)
+    if parser is None:
+        print(usage(), end="")
+        return
+    parsed = parse_with(parser, arguments[1:])
+    report(named(as_recipe(parser, parsed), arguments[0]))
+
+
+def report(recipe: Recipe) -> None:
+    """Train and print the outcome in a few lines (on the first process of a distributed run)."""
+    import os
+
+    from tost.training.launch import train
+    from tost.training.runs import read_summary, run_folder
+
+    folder = run_folder(recipe)
+    finished = read_summary(folder) is not None and not recipe.run.overwrite
+    train(recipe)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if finished:
+        print(
+            f"{folder} is finished and was left as it is; to train again: --run.overwrite, or another --run.name",
+            file=sys.stderr,
+        )
+    summary = read_summary(folder)
+    assert summary is not None
+    score = summary["test"]
+    print(f"accuracy {score['accuracy']:.2%} on {score['images']} held-out images ({score['split']})")
+    sizes = f"{summary['parameters']:,} parameters, {summary['steps']} steps, {summary['seconds']:.0f} s"
+    print(f"run      {folder} ({sizes})")
+    print(f"next     tost evaluate {folder}")

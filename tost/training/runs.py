@@ -1,0 +1,109 @@
+"""The folder of a run: what is in it, whether it is finished, how to read it back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tost.files import atomic_write
+from tost.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tost.models import ToSTVision
+
+CONFIG, SUMMARY, METRICS, CHECKPOINTS = "config.yaml", "summary.json", "metrics.jsonl", "checkpoints"
+# Settings that change where and how fast a run goes, not what comes out of it.
+HARMLESS = {
+    "description",
+    "data.path",
+    "data.workers",
+    "run.folder",
+    "run.name",
+    "run.overwrite",
+    "run.checkpoint_epochs",
+    "run.gradient_checkpointing",
+}
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """Where the run of `recipe` is kept."""
+    name = recipe.run.name or "run"
+    if not name.strip(".") or "/" in name or "\\" in name:
+        raise ValueError(f"--run.name is the name of a folder in --run.folder, got {name!r}")
+    return Path(recipe.run.folder) / name
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """summary.json of a finished run, None of an unfinished one."""
+    path = folder / SUMMARY
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def write_config(folder: Path, recipe: Recipe) -> None:
+    """config.yaml: the resolved recipe."""
+    import yaml
+
+    settings = asdict(recipe)
+    settings["optim"]["betas"] = list(recipe.optim.betas)
+    settings["run"]["overwrite"] = False
+    with atomic_write(folder / CONFIG, "w") as file:
+        file.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
+def read_config(folder: Path) -> Recipe:
+    """The recipe of the run in `folder`; ValueError if there is none."""
+    from tost.training.settings import load_recipe
+
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such run; `tost train RECIPE` makes one")
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} is not a run of `tost train`: it has no {CONFIG}")
+    return load_recipe(folder / CONFIG)
+
+
+def check_same(folder: Path, recipe: Recipe) -> None:
+    """ValueError naming the settings in which `recipe` is not the one that the run in `folder` was started with."""
+    before, now = read_config(folder).flat(), recipe.flat()
+    changed = [k for k in sorted({**before, **now}) if k not in HARMLESS and before.get(k) != now.get(k)]
+    if changed:
+        told = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise ValueError(
+            f"{folder} was started with another recipe: {told}{more}; go on with the old settings, choose another "
+            "--run.name, or start over with --run.overwrite true"
+        )
+
+
+def prepare_folder(folder: Path, recipe: Recipe) -> None:
+    """Make the run's folder, or check that the run in it is of this recipe; with run.overwrite, empty it first."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / CONFIG).is_file():
+            raise ValueError(f"{folder} holds files that are no run of `tost train`; choose another --run.name")
+        if not recipe.run.overwrite:
+            return check_same(folder, recipe)
+        _remove(folder)
+    write_config(folder, recipe)
+    return None
+
+
+def _remove(folder: Path) -> None:
+    """Delete a run; what a kill leaves of it no longer has the run's name."""
+    removed = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(removed, ignore_errors=True)
+    os.replace(folder, removed)
+    shutil.rmtree(removed)
+
+
+def load_run(run: str | Path) -> tuple[ToSTVision, Recipe]:
+    """(model in eval mode, recipe) of a finished run; ValueError if the folder is no run, unfinished or damaged."""
+    from tost.models import ToSTVision
+
+    folder = Path(run)
+    recipe = read_config(folder)
+    if read_summary(folder) is None:
+        raise ValueError(f"{folder} is not finished; the `tost train` command that started it goes on with it")
+    return ToSTVision.from_pretrained(folder), recipe
