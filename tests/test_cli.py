@@ -39,7 +39,7 @@ def test_version(capsys):
     [
         (["trian"], "unknown command 'trian', did you mean train?"),
         (["train", "vision-digit"], "unknown recipe 'vision-digit', did you mean vision-digits?"),
-        (["train", "--run.epochs", "3"], "expects the recipe before its settings"),
+        (["train", "--run.epochs", "3"], "expected the recipe before its settings"),
         (["train", "vision-digits", "--run.epoch", "3"], "unknown option --run.epoch, did you mean --run.epochs"),
         (["train", "vision-digits", "--run.epochs", "three"], "--run.epochs: expected float, got 'three'"),
         (["train", "vision-digits", "--run.precision", "int8"], "'float32', 'bfloat16', 'float16'"),

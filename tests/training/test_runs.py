@@ -238,8 +238,9 @@ def test_files_decoded_by_workers_resume_in_the_same_bits(tmp_path, monkeypatch)
             noise = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
             Image.fromarray(noise).save(tmp_path / "images" / split / name / f"{i}.png")
     settings = {
-        **TINY, "data.path": str(tmp_path / "images"), "data.image_size": 8, "data.validation": 0.0, "augment.random_crop": [0.2, 0.9],
-        "run.batch_size": 8, "run.epochs": 3, "run.checkpoint_epochs": 0.5, "run.folder": str(tmp_path / "runs"), "data.workers": 2,
+        **TINY, "data.path": str(tmp_path / "images"), "data.image_size": 8, "data.validation": 0.0, "data.workers": 2,
+        "augment.random_crop": [0.2, 0.9], "run.batch_size": 8, "run.accumulate": 1, "run.epochs": 3,
+        "run.checkpoint_epochs": 0.5, "run.folder": str(tmp_path / "runs"),
     }  # fmt: skip
     whole = train("vision-finetune", **settings, **{"run.name": "whole"})
     step = RunTrainer.training_step

@@ -24,7 +24,7 @@ LINES = {
 
 
 def benchmark_figure(result: Mapping[str, Any], direction: str = "forward+backward") -> Drawing:
-    """What `tost bench ops` found over numbers of tokens: a row for each operator, time on the left, memory on the right.
+    """What `tost bench ops` found over tokens: a row for each operator, time to the left, memory to the right.
 
     result: its JSON.  A shape takes part if three numbers of tokens were measured with its B, H and D.
     Raises ValueError if there is no such shape.
@@ -48,14 +48,30 @@ def benchmark_figure(result: Mapping[str, Any], direction: str = "forward+backwa
 
     B, H, D = shape
     rows = [{key: value for key, value in row.items() if key != "quartiles_ms"} for row in result["times"]]
-    rows += [{"contestant": r["contestant"], "op": r["op"], "direction": r["direction"], "B": r["B"], "N": r["N"],
-              "H": r["H"], "D": r["D"], "peak_bytes": r["bytes"]} for r in result["memory"]]
+    rows += [
+        {
+            "contestant": r["contestant"],
+            "op": r["op"],
+            "direction": r["direction"],
+            "B": r["B"],
+            "N": r["N"],
+            "H": r["H"],
+            "D": r["D"],
+            "peak_bytes": r["bytes"],
+        }
+        for r in result["memory"]
+    ]
     alt = f"Time and peak memory of {direction} over tokens, B{B} H{H} D{D}, both axes logarithmic."
     return Drawing(draw, (9.2, 6.6), alt, rows)
 
 
 def curves(
-    records: Iterable[Mapping[str, Any]], key: str, op: str, direction: str, shape: tuple[int, int, int], scale: float = 1.0
+    records: Iterable[Mapping[str, Any]],
+    key: str,
+    op: str,
+    direction: str,
+    shape: tuple[int, int, int],
+    scale: float = 1.0,
 ) -> dict[str, Points]:
     """contestant -> [(tokens, value)] where there is a value above zero."""
     found: dict[str, Points] = {}
@@ -90,8 +106,15 @@ def _panel(panel: Any, series: Mapping[str, Points], title: str, theme: Theme) -
         if not points:
             continue
         colour, ours = theme.series[place], name in ("eager", "cpu")
-        panel.loglog(*zip(*points), line, marker="o" if len(points) < 9 else None, color=colour,
-                     linewidth=2.6 if ours else 1.6, markersize=5 if ours else 3.5, zorder=3 if ours else 2)
+        panel.loglog(
+            *zip(*points),
+            line,
+            marker="o" if len(points) < 9 else None,
+            color=colour,
+            linewidth=2.6 if ours else 1.6,
+            markersize=5 if ours else 3.5,
+            zorder=3 if ours else 2,
+        )
         power = exponent(points)
         ends.append((*points[-1], label if power is None else f"{label}  $N^{{{power:.2f}}}$", colour))
     panel.set_title(title)
@@ -111,6 +134,13 @@ def _label_ends(panel: Any, ends: list[tuple[int, float, str, str]], last: int) 
     ends.sort(key=lambda end: end[1])
     for n, value, label, colour in ends:
         place = max(np.log10(value), place + gap)
-        panel.annotate(label, (n, value), (last * 1.25, 10**place), color=colour, fontsize=8, va="center",
-                       arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.5, "shrinkB": 3})
+        panel.annotate(
+            label,
+            (n, value),
+            (last * 1.25, 10**place),
+            color=colour,
+            fontsize=8,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.5, "shrinkB": 3},
+        )
     panel.set_ylim(10**low, 10 ** max(high, place + gap))

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -47,8 +46,13 @@ def membership_figure(image: Tensor, memberships: Mapping[str, Tensor], grid: tu
             panel.text(0.5, 1.14, name, transform=panel.transAxes, ha="center", weight="bold", color=colour)
 
     table = [
-        {"layer": layer, "head": head + 1, "mean": float(pi[:, head].mean()), "sd": float(pi[:, head].std()),
-         "strongest_share": float((pi.argmax(1) == head).float().mean())}
+        {
+            "layer": layer,
+            "head": head + 1,
+            "mean": float(pi[:, head].mean()),
+            "sd": float(pi[:, head].std()),
+            "strongest_share": float((pi.argmax(1) == head).float().mean()),
+        }
         for layer, pi in memberships.items()
         for head in range(heads)
     ]
@@ -91,8 +95,8 @@ def _share(panel: Any, picture: np.ndarray, share: Tensor, colour: str) -> None:
     low, high = np.percentile(share.numpy(), (1, 99))
     light = ((share - low) / max(high - low, 1e-12)).clamp(0, 1).numpy()[..., None]
     grey = picture.mean(-1, keepdims=True)
-    panel.imshow(np.clip((0.12 + 0.88 * light) * (0.25 * np.array(_rgb(colour)) + 0.75 * grey * _rgb(colour) + 0.1 * light),
-                         0, 1))
+    tint = (0.25 + 0.75 * grey) * _rgb(colour)
+    panel.imshow(np.clip((0.12 + 0.88 * light) * (tint + 0.1 * light), 0, 1))
     panel.set_title(span(low, high), fontsize=7.5, weight="normal", loc="center", pad=2)
     _bare(panel)
 

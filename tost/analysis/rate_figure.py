@@ -16,7 +16,7 @@ STAGES = ("before", "mixed", "after")
 def rate_figure(records: Mapping[str, RateRecord]) -> Drawing:
     """Rvar_c of every block's input, after its attention half, and of its output, for one or more sets of samples.
 
-    Each block is measured in its own subspaces, so a block is a stroke of its own from its input to its output. The band
+    Each block is measured in its own subspaces, so it is a stroke of its own, from its input to its output. The band
     is the standard deviation over the samples. Keys of `records` name the sets, such as "training" and "held-out".
     """
     rows = [
@@ -49,8 +49,9 @@ def _strokes(axes: Any, name: str, record: RateRecord, colour: str, shift: float
     x = [i + 1 + shift for i in range(len(record.layers))]
     before, mixed, after = (record.mean(stage).tolist() for stage in STAGES)
     sd = record.spread("after").tolist()
-    axes.fill_between(x, [a - s for a, s in zip(after, sd)], [a + s for a, s in zip(after, sd)],
-                      color=colour, alpha=0.13, linewidth=0)
+    axes.fill_between(
+        x, [a - s for a, s in zip(after, sd)], [a + s for a, s in zip(after, sd)], color=colour, alpha=0.13, linewidth=0
+    )
     axes.plot(x, after, "-", color=colour, linewidth=1.2, alpha=0.7)
     for i, position in enumerate(x):
         axes.plot([position] * 2, [before[i], mixed[i]], color=colour, linewidth=2.4, solid_capstyle="butt")

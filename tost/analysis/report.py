@@ -11,8 +11,8 @@ from tost.analysis.style import DARK, Drawing
 from tost.files import atomic_write
 
 CSS = """
-:root { color-scheme: light dark; --ground: #ffffff; --text: #1f2328; --quiet: #5b6472; --line: #e6e8ec; --soft: #f6f7f9;
-  --accent: #0072b2; }
+:root { color-scheme: light dark; --ground: #ffffff; --text: #1f2328; --quiet: #5b6472; --line: #e6e8ec;
+  --soft: #f6f7f9; --accent: #0072b2; }
 @media (prefers-color-scheme: dark) { :root { --ground: #16181d; --text: #e8eaed; --quiet: #9aa3af; --line: #2d323b;
   --soft: #1e2127; --accent: #56b4e9; } }
 * { box-sizing: border-box; }
@@ -37,7 +37,8 @@ th { color: var(--quiet); font-weight: 600; } th:first-child, td:first-child { t
 tr.ours td { font-weight: 600; }
 pre { background: var(--soft); border-radius: 10px; padding: 0.9rem 1.1rem; overflow-x: auto; font-size: 0.9rem; }
 code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--quiet); font-size: 0.85rem; }
+footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--quiet);
+  font-size: 0.85rem; }
 """
 
 
@@ -82,7 +83,8 @@ class Report:
             f"<tr{' class=ours' if row[0] in ours else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
             for row in rows
         )
-        self.parts.append(f"<div class='scroll'><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>")
+        table = f"<table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>"
+        self.parts.append(f"<div class='scroll'>{table}</div>")
 
     def code(self, text: str) -> None:
         self.parts.append(f"<pre>{escape(text)}</pre>")

@@ -37,7 +37,7 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Contestant:
-    """`make(case)` gives the function of its inputs; `heads_first` contestants take [B, H, N, D], `inputs` tensors of it.
+    """`make(case)` gives the function of its inputs, `inputs` tensors [B, N, H, D], or [B, H, N, D] if `heads_first`.
 
     exact: computes the operator (checked against the float64 eager backend); kind: ours, rival or floor.
     """
@@ -64,7 +64,8 @@ def _softmax(function: Callable[..., Tensor], case: Case) -> Callable[..., Tenso
 
 
 def _ours(backend: str, case: Case) -> Callable[..., Tensor]:
-    return partial(tssa if case.op == "full" else causal_tssa, backend=backend)  # type: ignore[arg-type]
+    operator: Any = tssa if case.op == "full" else causal_tssa
+    return partial(operator, backend=backend)
 
 
 def _clone(case: Case) -> Callable[..., Tensor]:

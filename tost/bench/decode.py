@@ -30,7 +30,7 @@ def decode_records(backends: Sequence[str], rounds: int = 15) -> list[dict[str, 
 def _step(backend: str) -> Callable[[], object]:
     B, H, D = SHAPE
     w, temperature, state = torch.randn(B, 1, H, D), torch.ones(H), TSSAState.zeros(B, H, D)
-    _, state = causal_tssa(w, temperature, state=state, return_state=True, backend=backend)  # type: ignore[misc]
+    _, state = causal_tssa(w, temperature, state=state, return_state=True, backend=backend)
     return lambda: causal_tssa(w, temperature, state=state, return_state=True, backend=backend)
 
 

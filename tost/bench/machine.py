@@ -18,6 +18,7 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "memory": memory(),
+        "load": load(),
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "versions": ", ".join(f"{name} {installed(name)}" for name in ("tost-transformer", "torch", "numba", "numpy")),
         "allocator": allocator(),
@@ -32,6 +33,15 @@ def processor() -> str:
             found = [line.split(":", 1)[1].strip() for line in file if line.lower().startswith("model name")]
         name = found[0] if found else name
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def load() -> str:
+    """How many processes wanted a core over the last minute: times are only as good as this is below 1 or so."""
+    if not hasattr(os, "getloadavg"):
+        return "unknown"
+    running, cores = os.getloadavg()[0], os.cpu_count() or 1
+    warning = "  <- busy: times will be noisy" if running > cores else ""
+    return f"{running:.1f} on {cores} cores at the start{warning}"
 
 
 def memory() -> str:
@@ -50,8 +60,14 @@ def allocator() -> str:
 
 def allocator_variables() -> tuple[str, ...]:
     """Environment variables that change how memory is kept or given back."""
-    return ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES", "GLIBC_TUNABLES", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_",
-            "MALLOC_TRIM_THRESHOLD_")
+    return (
+        "LD_PRELOAD",
+        "DYLD_INSERT_LIBRARIES",
+        "GLIBC_TUNABLES",
+        "MALLOC_TOP_PAD_",
+        "MALLOC_MMAP_THRESHOLD_",
+        "MALLOC_TRIM_THRESHOLD_",
+    )
 
 
 def installed(distribution: str) -> str:

@@ -8,28 +8,31 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
 
-SLOW_S = 1.0  # calls longer than this run for SLOW_ROUNDS rounds: their spread is small beside their length
-SLOW_ROUNDS = 2
+SLOW_S = 1.0
+SLOW_ROUNDS = 2  # of calls longer than SLOW_S: their spread is small beside their length
 FEWEST_ROUNDS = 3
+WARM_UP = 2  # calls of each contestant
 SAMPLE_S = 0.01  # short calls are repeated until a sample takes about this long
 
 Calls = Mapping[str, Callable[[], object]]
 
 
-def paired(calls: Calls, rounds: int, seconds: float = float("inf")) -> dict[str, list[float]]:
+def paired(
+    calls: Calls, rounds: int, seconds: float = float("inf"), slow_rounds: int = SLOW_ROUNDS
+) -> dict[str, list[float]]:
     """Seconds per call of every contestant in each round, after a warm-up; the order turns around every round.
 
-    After `seconds` no further round starts, but FEWEST_ROUNDS are run in any case; slow calls run SLOW_ROUNDS.
+    After `seconds` no further round starts, but FEWEST_ROUNDS are run in any case; calls over SLOW_S run `slow_rounds`.
     """
     started = time.perf_counter()
-    warm = {name: min(_time(call, 1), _time(call, 1)) for name, call in calls.items()}
+    warm = {name: min(_time(call, 1) for _ in range(WARM_UP)) for name, call in calls.items()}
     repeats = {name: max(1, round(SAMPLE_S / max(taken, 1e-7))) for name, taken in warm.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     with no_collection():
         for index in range(rounds):
             if index >= FEWEST_ROUNDS and time.perf_counter() - started > seconds:
                 break
-            turn = [name for name in calls if warm[name] < SLOW_S or index < SLOW_ROUNDS]
+            turn = [name for name in calls if warm[name] < SLOW_S or index < slow_rounds]
             for name in turn if index % 2 else reversed(turn):
                 samples[name].append(_time(calls[name], repeats[name]))
     return samples

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 
@@ -79,10 +80,8 @@ def settled() -> int:
     """Resident bytes now, with freed memory given back."""
     gc.collect()
     if sys.platform == "linux":
-        try:
+        with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-        except (OSError, AttributeError):
-            pass  # another C library
         with open("/proc/self/statm") as file:
             return PAGE * int(file.read().split()[1])
     return read_peak() or 0
@@ -90,20 +89,14 @@ def settled() -> int:
 
 def reset_peak() -> None:
     """Let the peak start again from here, where the system can (Linux); elsewhere it only rises, as the cases do."""
-    try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-    except OSError:
-        pass
+    with suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
 
 
 def read_peak() -> int | None:
     """Highest resident bytes since the start or the last reset; None on systems that do not say."""
-    try:
-        with open("/proc/self/status") as file:
-            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        pass
+    with suppress(OSError, StopIteration), open("/proc/self/status") as file:
+        return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
     try:
         import resource
     except ImportError:

@@ -14,13 +14,15 @@ from tqdm import tqdm
 
 from tost.bench import memory
 from tost.bench.contestants import CONTESTANTS, PUBLISHED, Case, Entry
+from tost.bench.decode import decode_records
 from tost.bench.files import write_json
 from tost.bench.gate import Check, check_case, check_definition
 from tost.bench.machine import machine
-from tost.bench.decode import decode_records
-from tost.bench.measure import paired, ratio
+from tost.bench.measure import FEWEST_ROUNDS, paired, ratio
 from tost.bench.plan import Plan, make_plan
 from tost.bench.tables import report
+
+MEMORY_PATIENCE = 3  # a peak takes one call, a time several
 
 
 @dataclass
@@ -98,8 +100,7 @@ def measure_ops(plan: Plan, quick: bool) -> Result:
         bar.update()
         for name, group in groups:
             bar.set_description(f"peak memory of {CONTESTANTS[name].label}")
-            for case, peak in zip(group, memory.peaks(name, group)):
-                result.memory.append({**_case_record(case, name), "bytes": peak})
+            result.memory += memory_records(plan, name, group)
             bar.update()
     return result
 
@@ -112,7 +113,8 @@ def time_case(plan: Plan, case: Case, result: Result) -> None:
     _record_checks(result, check_case(case, list(entries.values())))
     if result.red:
         return
-    samples = paired({name: entry.run for name, entry in entries.items()}, plan.rounds, plan.case_s)
+    rounds = FEWEST_ROUNDS if plan.late else plan.rounds
+    samples = paired({name: entry.run for name, entry in entries.items()}, rounds, plan.case_s)
     for name, obstacle in obstacles.items():
         record = _case_record(case, name)
         if obstacle is None:
@@ -139,11 +141,23 @@ def memory_groups(plan: Plan, cases: list[Case]) -> list[tuple[str, list[Case]]]
             chosen = [
                 case
                 for case in cases
-                if case.op == op and case.train in plan.memory_directions and plan.over_tokens(case)
-                and plan.obstacle(name, case) is None
+                if case.op == op
+                and case.train in plan.memory_directions
+                and plan.over_tokens(case)
+                and (name != "compiled" or case.N in plan.compiled_tokens)
             ]
             groups.append((name, chosen))
-    return [group for group in groups if group[1]]
+    return groups
+
+
+def memory_records(plan: Plan, name: str, cases: list[Case]) -> list[dict[str, Any]]:
+    """Peaks of one contestant; cases out of reach say why."""
+    reasons = {case: plan.too_large(name, case, MEMORY_PATIENCE * plan.call_limit_s) for case in cases}
+    if plan.elapsed > plan.deadline_s:
+        reasons = dict.fromkeys(cases, "out of time")
+    measured = [case for case in cases if reasons[case] is None]
+    found = dict(zip(measured, memory.peaks(name, measured))) if measured else {}
+    return [{**_case_record(case, name), "bytes": found.get(case), "note": reasons[case]} for case in cases]
 
 
 def saved_records(plan: Plan) -> Iterator[dict[str, Any]]:
@@ -167,10 +181,25 @@ def write_folder(result: Result, folder: Path) -> None:
 
 def _record_checks(result: Result, checks: list[Check]) -> None:
     for check in checks:
-        result.checks.append({**_case_record(check.case, check.contestant), "what": check.what, "error": check.error,
-                              "tolerance": check.tolerance, "green": check.green, "said": str(check)})
+        result.checks.append(
+            {
+                **_case_record(check.case, check.contestant),
+                "what": check.what,
+                "error": check.error,
+                "tolerance": check.tolerance,
+                "green": check.green,
+                "said": str(check),
+            }
+        )
 
 
 def _case_record(case: Case, name: str) -> dict[str, Any]:
-    return {"contestant": name, "op": case.op, "direction": case.direction, "B": case.B, "N": case.N, "H": case.H,
-            "D": case.D}
+    return {
+        "contestant": name,
+        "op": case.op,
+        "direction": case.direction,
+        "B": case.B,
+        "N": case.N,
+        "H": case.H,
+        "D": case.D,
+    }

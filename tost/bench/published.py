@@ -22,7 +22,7 @@ def full(w: Tensor, temperature: Tensor) -> Tensor:
 
 
 def causal(w: Tensor, temperature: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The published causal operator.  w: [B, H, N, D].  temperature: [H, 1].  bias: [H, N, 1], per position.  As `full`."""
+    """The published causal operator.  w: [B, H, N, D].  temperature: [H, 1].  bias: [H, N, 1]. As `full`."""
     squared = w**2
     score = squared / squared.cumsum(-2).clamp_min(1e-12)
     if bias is not None:

@@ -22,13 +22,17 @@ def report(result: Record) -> str:
             rows = [r for r in result["times"] if (r["op"], r["direction"]) == (op, direction)]
             parts.append(f"**{op}, {direction}**: milliseconds (speed-up over the published formula)\n\n" + times(rows))
     if result["memory"]:
-        parts.append("**peak memory** beyond the inputs, MiB, each contestant in a process of its own\n\n"
-                     + memory(result["memory"]))
+        parts.append(
+            "**peak memory** beyond the inputs, MiB, each contestant in a process of its own\n\n"
+            + memory(result["memory"])
+        )
     if result["saved"]:
-        parts.append("**kept for the backward pass** beside the inputs, over the size of w\n\n" + saved(result["saved"]))
+        title = "**kept for the backward pass** beside the inputs, over the size of w"
+        parts.append(f"{title}\n\n{saved(result['saved'])}")
     if result["decode"]:
         steps = ", ".join(f"{name_of(r['contestant'])} {r['us']:.0f}" for r in result["decode"])
-        parts.append("**decode step**, B1 N1 H12 D64 with state, microseconds (published: 512 tokens recomputed): " + steps)
+        title = "**decode step**, B1 N1 H12 D64 with state, microseconds (published: 512 tokens recomputed)"
+        parts.append(f"{title}: {steps}")
     return "\n\n".join(parts)
 
 
@@ -49,7 +53,7 @@ def memory(rows: Sequence[Record]) -> str:
     keys = unique((r["op"], r["direction"], shape_of(r)) for r in rows)
     cells = {}
     for r in rows:
-        value = "not measured" if r["bytes"] is None else f"{r['bytes'] / 2**20:,.0f}"
+        value = r["note"] or "not measured" if r["bytes"] is None else f"{r['bytes'] / 2**20:,.0f}"
         cells[r["contestant"], (r["op"], r["direction"], shape_of(r))] = value
     short = {"forward": "", "forward+backward": " f+b"}
     heads = [f"{op}{short[direction]}, {shape_name(shape)}" for op, direction, shape in keys]

@@ -15,7 +15,7 @@ from tost.ops.segments import segment_ids
 from tost.ops.state import TSSAState, TSSAStats
 
 BACKENDS = ("reference", "eager", "cpu")
-_AUTOMATIC = {"cpu": ("eager",)}  # by device, fastest first; "eager" takes every tensor
+_AUTOMATIC = {"cpu": ("cpu", "eager")}  # by device, fastest first; "eager" takes every tensor
 _loaded: dict[str, ModuleType] = {}
 
 

@@ -34,8 +34,8 @@ def train(recipe: str | Path | Recipe, **overrides: Any) -> Path:
     """Train what `recipe` says and return the run's folder, runs/NAME.
 
     recipe: a name of list_recipes(), a YAML file, or a Recipe. overrides: train("vision-digits", run={"epochs": 5}),
-    or dotted, train("vision-digits", **{"run.epochs": 5}). A run that was stopped or killed goes on from its last checkpoint
-    to the weights that an undisturbed one reaches; a finished one is left as it is. The folder then holds
+    or dotted, train("vision-digits", **{"run.epochs": 5}). A run that was stopped or killed goes on from its last
+    checkpoint to the weights that an undisturbed one reaches; a finished one is left as it is. The folder then holds
     model.safetensors and config.json (for ToSTVision.from_pretrained), config.yaml, metrics.jsonl, summary.json and
     checkpoints/.
     Raises ValueError (settings, images, divergence, a run of another recipe), OSError (nothing half-written is left),

@@ -28,11 +28,13 @@ def text(n, batch=1, seed=0):
 
 
 def pad(rows, side, length=None):
-    """Rows of different lengths as input_ids and attention_mask, padded with 0 on one side."""
+    """Rows of different lengths as input_ids and attention_mask: 0 on one side, or after the first token."""
     length = length or max(len(row) for row in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
-        place = slice(length - len(row), None) if side == "left" else slice(0, len(row))
+        place = torch.arange(len(row))
+        if side != "right":
+            place[side == "between" :] += length - len(row)
         ids[i, place], mask[i, place] = row, 1
     return ids, mask

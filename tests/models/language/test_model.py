@@ -21,7 +21,7 @@ def test_no_token_sees_a_later_one():
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("side", ["left", "right", "between"])
 def test_padding_changes_no_real_token(side, mode):
     model = tiny(position_mode=mode).double()
     rows = [text(n, seed=n)[0] for n in (11, 4, 1)]
@@ -108,15 +108,22 @@ def test_initial_weights_are_gpt2s():
             assert p.std().item() == pytest.approx(0.02, rel=0.1), name
 
 
-def test_dropout_is_where_gpt2_has_it():
-    torch.manual_seed(0)
+@pytest.mark.parametrize("place", ["embedding", "statistics", "mixer", "mlp", None])
+def test_dropout_is_where_gpt2_has_it(place):
     model, ids = tiny(dropout=0.5).train(), text(L)
+    if place != "embedding":
+        model.model.drop.p = 0.0
+    for block in model.model.blocks:
+        assert block.mlp.drop.p == 0  # the hidden layer drops nothing
+        if place != "statistics":
+            block.mixer.attn_drop = 0.0
+        if place != "mixer":
+            block.mixer.proj_drop.p = 0.0
+        if place != "mlp":
+            block.mlp_drop.p = 0.0
     a, b = model(ids).logits, model(ids).logits
-    assert (a - b).abs().max() > 1e-2
+    assert ((a - b).abs().max() > 1e-2) == (place is not None)
     assert_close(model.eval()(ids).logits, tiny()(ids).logits)
-    inside = model.train().model.blocks[0]
-    inside.mlp_drop = torch.nn.Identity()
-    assert_close(inside.mlp(a[..., :24]), inside.mlp(a[..., :24]))  # the hidden layer drops nothing
 
 
 def test_embeddings_are_tied_and_can_grow(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from tost.ops.cpu import host
+from tost.ops.cpu import operators
 
 __all__ = ["causal_tssa", "decline", "tssa", "warm"]
 
@@ -44,6 +44,8 @@ def _is_mapped() -> bool:
 
 def tssa(w: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
     """Full token statistics; returns y, membership, energy, mass, moment (see tost.ops.api.tssa)."""
+    if torch.is_grad_enabled() and (w.requires_grad or temperature.requires_grad):
+        return operators.Full.apply(w, temperature, mask, cu_seqlens)
     return torch.ops.tost.cpu_tssa(w, temperature, mask, cu_seqlens)
 
 
@@ -61,7 +63,9 @@ def causal_tssa(
     """Causal token statistics; returns y and the outgoing energy, moment, mass (see tost.ops.api.causal_tssa)."""
     inputs = (w, temperature, bias, decay, mask, cu_seqlens, energy, moment, mass)
     keep = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in inputs)
-    return torch.ops.tost.cpu_causal_tssa(*inputs, keep)[:4]
+    if keep:
+        return operators.Causal.apply(*inputs, True)[:4]
+    return torch.ops.tost.cpu_causal_tssa(*inputs, False)[:4]
 
 
 def warm(dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> dict[str, float]:

@@ -226,19 +226,19 @@ def forward_words(H, D):
     return 8 * H * padded(D) + 6 * padded(H) + 3 * H * LANES + BLOCK
 
 
-def forward(tag):
-    """The kernel for w stored as the tag says.
+def forward(storage):
+    """The kernel for w stored as `storage`, a tag and the version of the source, says.
 
     Its numbers: H, D, bias_rows, chunk, addresses of w, y [R, H, D], temperature [H], mask [R] (or 0), bias [bias_rows, H],
-    decay [H] (or 0), the incoming float64 state energy, moment, mass (or 0) and the outgoing one, membership [R, H] and
-    the sums at every `chunk` rows, states [R // chunk, H (2 D + 1)] (or 0), for the backward pass.
+    decay [H] (or 0), the incoming float64 state energy, moment, mass (or 0) and the outgoing one, membership [R, H]
+    and the sums at every `chunk` rows, states [R // chunk, H (2 D + 1)], and whether the backward pass wants these two.
     """
 
     def kernel(address, number, s, start, stop, worker, group, members):
-        call = pointer(address, INT64)
+        call, tag = pointer(address, INT64), storage[0]
         H, D, chunk, mask, decays = get(call, OWN), get(call, OWN + 1), get(call, OWN + 3), get(call, OWN + 7), get(call, OWN + 9)
         one = zero(tag)
-        sizes = (H, D, get(call, OWN + 2), chunk, get(call, OWN + 17) != 0)
+        sizes = (H, D, get(call, OWN + 2), chunk, get(call, OWN + 18) != 0)
         tensors = (
             pointer(get(call, OWN + 4), tag), pointer(get(call, OWN + 6), one), pointer(get(call, OWN + 8), one), mask,
             pointer(get(call, OWN + 5), tag), pointer(get(call, OWN + 16), one), pointer(get(call, OWN + 17), one),

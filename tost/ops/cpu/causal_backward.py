@@ -334,8 +334,8 @@ def backward_words(H, D, chunk):
     return sums + floats + blocks * (BLOCK + 3 * lanes + 2 * P) + padded(blocks)
 
 
-def backward(tag):
-    """The kernel for w stored as the tag says.
+def backward(storage):
+    """The kernel for w stored as `storage`, a tag and the version of the source, says.
 
     Its numbers: H, D, bias_rows, chunk, addresses of w, g [R, H, D], temperature [H], mask [R] (or 0), bias [bias_rows, H],
     decay [H] (or 0), the incoming float64 state energy, moment, mass (or 0), membership and states as the forward pass left
@@ -344,7 +344,7 @@ def backward(tag):
     """
 
     def kernel(address, number, s, start, stop, worker, group, members):
-        call = pointer(address, INT64)
+        call, tag = pointer(address, INT64), storage[0]
         H, D, chunk, mask, decays = get(call, OWN), get(call, OWN + 1), get(call, OWN + 3), get(call, OWN + 7), get(call, OWN + 9)
         one, decaying = zero(tag), get(call, OWN + 21) != 0
         sizes = (H, D, get(call, OWN + 2), chunk, decaying)
@@ -380,6 +380,7 @@ def backward(tag):
             put(decay, h, 1.0 if decays == 0 else get(pointer(decays, one), h))
             if number == 0:
                 put(factors, h, 1.0)
+        clear(edges, 8 * P)  # the lanes that pad heads, too
         first_sums(first_state, get(call, OWN + 10), get(call, OWN + 11), get(call, OWN + 12), s, H, D)
 
         me, alone = worker - group, number == EVERYTHING

@@ -32,6 +32,12 @@ KERNELS: dict[str, Callable[[Any], Callable[..., None]]] = {
     "causal backward": causal_backward.backward,
 }
 
+# Numba's cache knows a function by its own source and the values it captures, not by the functions it calls and not by its
+# options: so the kernels capture this
+VERSION = int.from_bytes(
+    hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).digest()[:7], "big"
+)
+
 _compiled: dict[Any, Any] = {}
 _lock = threading.RLock()
 _local = threading.local()
@@ -54,7 +60,7 @@ def kernel(name: str, dtype: torch.dtype) -> int:
     if address is None:
         with _lock:
             if (name, dtype) not in _compiled:
-                function = KERNELS[name](TAGS[dtype])
+                function = KERNELS[name]((TAGS[dtype], VERSION))
                 entry = _with_cache(lambda cache: numba.cfunc(SIGNATURE, cache=cache, error_model="numpy")(function))
                 _compiled[name, dtype, "keep alive"] = entry
                 _compiled[name, dtype] = entry.address
@@ -70,7 +76,7 @@ def scheduler(parallel: bool) -> Callable[[int, int], None]:
             loop = _with_cache(
                 lambda cache: numba.njit(
                     "void(int64, int64)", parallel=parallel, cache=cache, error_model="numpy", nogil=True
-                )(schedule)
+                )(schedule((parallel, VERSION)))
             )
             _compiled[parallel] = loop
     return loop
@@ -126,3 +132,18 @@ def _call_memory(size: int) -> int:
 def _reentrant() -> bool:
     """Whether several Python threads may enter parallel regions at once: OpenMP and TBB allow it, Numba's own pool aborts."""
     return numba.threading_layer() != "workqueue"
+
+
+def warm(dtypes: tuple[torch.dtype, ...]) -> dict[str, float]:
+    """Compiles the kernels for these dtypes and the loops over threads; seconds by kernel."""
+    seconds = {}
+    for name in KERNELS:
+        for dtype in dtypes:
+            begin = time.perf_counter()
+            kernel(name, dtype)
+            seconds[f"{name} {str(dtype).removeprefix('torch.')}"] = time.perf_counter() - begin
+    for parallel in (False, True):
+        begin = time.perf_counter()
+        scheduler(parallel)
+        seconds["threads" if parallel else "one thread"] = time.perf_counter() - begin
+    return seconds

@@ -99,15 +99,15 @@ def forward_words(H, D):
     return 5 * H * padded(D) + 2 * padded(H) + H * LANES + BLOCK
 
 
-def forward(tag):
-    """The kernel for w stored as the tag says.
+def forward(storage):
+    """The kernel for w stored as `storage`, a tag and the version of the source, says.
 
     Its numbers: H, D, addresses of w, y [R, H, D], temperature [H], mask [R] (or 0), membership [R, H], and of energy,
     mass, moment [S, H, D].
     """
 
     def kernel(address, number, s, start, stop, worker, group, members):
-        call = pointer(address, INT64)
+        call, tag = pointer(address, INT64), storage[0]
         H, D, mask = get(call, OWN), get(call, OWN + 1), get(call, OWN + 5)
         one = zero(tag)
         w, y = pointer(get(call, OWN + 2), tag), pointer(get(call, OWN + 3), tag)

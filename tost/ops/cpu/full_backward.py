@@ -106,15 +106,15 @@ def backward_words(H, D):
     return 8 * H * padded(D) + 3 * padded(H) + 3 * H * LANES + BLOCK
 
 
-def backward(tag):
-    """The kernel for w stored as the tag says.
+def backward(storage):
+    """The kernel for w stored as `storage`, a tag and the version of the source, says.
 
     Its numbers: H, D, addresses of w, g [R, H, D], temperature, mask, membership, energy, mass, moment as in the forward
     pass, dots [R, H] (scratch), dw [R, H, D], dt [S, H] float64.
     """
 
     def kernel(address, number, s, start, stop, worker, group, members):
-        call = pointer(address, INT64)
+        call, tag = pointer(address, INT64), storage[0]
         H, D, mask = get(call, OWN), get(call, OWN + 1), get(call, OWN + 5)
         one = zero(tag)
         w, g, dw = pointer(get(call, OWN + 2), tag), pointer(get(call, OWN + 3), tag), pointer(get(call, OWN + 11), tag)

@@ -67,13 +67,17 @@ def work(kernel, address, number, s, worker):
         mine = claim(call + COUNTER)
 
 
-def schedule(kernel, address):
-    """Runs the kernel at an address over everything. Compiled twice, with threads and without."""
-    call = pointer(address, INT64)
-    put(call, COUNTER, 0)
-    S, workers = get(call, SEQUENCES), get(call, WORKERS)
-    for s in range(S + 1):
-        if s == S or is_cut(call, s):
-            for number in range(get(call, PASSES) if s < S else 1):
-                for worker in numba.prange(workers):
-                    work(kernel, address, number, s, worker)
+def schedule(mode):
+    """The loop over sequences, passes and workers, for a mode: with threads or without, and the version of the source."""
+
+    def loop(kernel, address):
+        call = pointer(address, INT64)
+        put(call, COUNTER, 0)
+        S, workers = get(call, SEQUENCES), get(call, WORKERS) if mode[0] else 1
+        for s in range(S + 1):
+            if s == S or is_cut(call, s):
+                for number in range(get(call, PASSES) if s < S else 1):
+                    for worker in numba.prange(workers):
+                        work(kernel, address, number, s, worker)
+
+    return loop

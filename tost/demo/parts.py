@@ -1,0 +1,127 @@
+"""What the demo measures: each part is a function of the finished run."""
+
+# B images, N = rows * columns patches, H heads
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tost.analysis import Drawing, membership_figure, rate_figure
+from tost.data import to_model_input
+from tost.extras import require
+from tost.rates import RateRecord, record_memberships, record_rates
+
+PHOTO_ROWS = 40  # patches of the photograph, top to bottom
+SAMPLES = 360  # images of each set whose rates are recorded: as many as are held out
+
+
+@dataclass
+class LayerRates:
+    """Rates of training and held-out images, and their picture."""
+
+    records: dict[str, RateRecord]
+    figure: Drawing
+
+
+def train_digits(folder: Path, epochs: float | None = None) -> Path:
+    """A finished run of the vision-digits recipe at `folder`: trained now, gone on with, or found finished."""
+    from tost.training import train
+
+    settings: dict[str, Any] = {"folder": str(folder.parent), "name": folder.name}
+    if epochs is not None:
+        settings["epochs"] = epochs
+    return train("vision-digits", run=settings)
+
+
+def accuracy(run: Path) -> dict[str, Any]:
+    """tost.evaluation.evaluate, and what the model is."""
+    from tost.evaluation import evaluate
+    from tost.training import load_run
+
+    model, recipe = load_run(run)
+    parameters = sum(p.numel() for p in model.parameters())
+    return {**evaluate(run), "model": recipe.model.name, "parameters": parameters}
+
+
+def layer_rates(run: Path) -> LayerRates:
+    """`record_rates` of the run's model on training and on held-out digits."""
+    model, sets, prepare = opened(run)
+    records = {
+        "training": record_rates(model, prepare(sets.train.pixels[:SAMPLES])),
+        "held-out": record_rates(model, prepare(sets.test.pixels[:SAMPLES])),
+    }
+    return LayerRates(records, rate_figure(records))
+
+
+def digit_memberships(run: Path, count: int = 5) -> Drawing:
+    """The heads over held-out digits the model was made for: `count` digits side by side, drawn as one picture."""
+    model, sets, prepare = opened(run)
+    chosen = torch.stack([sets.test.pixels[sets.test.labels == label][0] for label in range(count)])
+    memberships = record_memberships(model, prepare(chosen))
+    strip = torch.cat(list(chosen[:, 0].float() / 255), dim=1)
+    size = 16 * strip.shape[0], 16 * strip.shape[1]
+    picture = F.interpolate(strip[None, None], size=size, mode="bicubic")[0, 0].clamp(0, 1)
+    rows, columns = chosen.shape[-2:]
+    shares = {
+        name: torch.cat([pi.unflatten(0, (rows, columns)) for pi in values], dim=1).flatten(0, 1)
+        for name, values in some_layers(memberships).items()
+    }
+    return membership_figure(picture, shares, (rows, columns * count))
+
+
+def photo_memberships(run: Path) -> Drawing:
+    """The heads over scikit-learn's photograph of a flower, in grey, as the digits' model sees it."""
+    model, _, prepare = opened(run)
+    photo = torch.from_numpy(require("sklearn.datasets", extra="training").load_sample_image("flower.jpg").copy())
+    grey = photo.float().mean(-1)[None, None] / 255  # [1, 1, height, width]
+    grid = PHOTO_ROWS, round(PHOTO_ROWS * grey.shape[-1] / grey.shape[-2])
+    small = F.interpolate(grey, size=grid, mode="area")
+    memberships = record_memberships(model, prepare((255 * small).to(torch.uint8)))
+    picture = F.interpolate(grey, size=(8 * grid[0], 8 * grid[1]), mode="area")[0, 0]
+    return membership_figure(picture, {name: pi[0] for name, pi in some_layers(memberships).items()}, grid)
+
+
+def benchmark(folder: Path, quick: bool) -> dict[str, Any]:
+    """`tost bench ops`, or what it found before on this machine with these versions."""
+    from tost.bench.machine import machine
+    from tost.bench.ops import measure_ops, write_folder
+    from tost.bench.plan import make_plan
+
+    path = folder / "ops.json"
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        same = all(found["machine"][key] == machine()[key] for key in ("processor", "versions", "threads"))
+        if same and found["quick"] == quick and all(check["green"] for check in found["checks"]):
+            return found
+    result = measure_ops(make_plan(quick), quick)
+    write_folder(result, folder)
+    if result.red:
+        raise ValueError(f"the operator's results are wrong, so it is not timed: {result.red[0]}")
+    return asdict(result)
+
+
+def opened(run: Path) -> tuple[Any, Any, Any]:
+    """The run's model, its images, and the way from uint8 pixels to the model's input."""
+    from tost.training import load_run
+    from tost.training.build import build_images
+
+    model, recipe = load_run(run)
+
+    def prepare(pixels: Tensor) -> Tensor:
+        return to_model_input(pixels, recipe.data.mean, recipe.data.std)
+
+    return model, build_images(recipe), prepare
+
+
+def some_layers(memberships: dict[str, Tensor]) -> dict[str, Tensor]:
+    """First, middle and last layer, named from 1."""
+    names = list(memberships)
+    chosen = sorted({0, len(names) // 2, len(names) - 1})
+    return {f"block {i + 1}": memberships[names[i]] for i in chosen}

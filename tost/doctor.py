@@ -1,0 +1,180 @@
+"""`tost doctor`: what this machine has, which backends work here, and what would make them faster."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tost.bench.machine import allocator_variables, installed, machine
+from tost.ops import BACKENDS, causal_tssa, tssa, which_backend
+
+OPTIONAL = {
+    "training": ("transformers", "accelerate", "kornia", "scikit-learn"),
+    "analysis": ("matplotlib", "scikit-image"),
+    "language": ("transformers",),
+    "app": ("gradio",),
+    "deploy": ("onnx", "onnxscript", "onnxruntime"),
+    "timm": ("timm",),
+}
+KEEP_PAGES = {  # bytes
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+CLONE = """
+import sys, time, torch
+torch.set_num_threads(int(sys.argv[1]))
+w = torch.randn(2, 8192, 12, 64)
+samples = []
+for _ in range(12):
+    start = time.perf_counter()
+    w.clone()
+    samples.append(time.perf_counter() - start)
+print(sorted(samples[2:])[5])
+"""
+
+
+def doctor(warm: bool = True) -> None:
+    """Show versions, backends, threads, caches, compiler and GPU, and what keeping memory pages would bring here.
+
+    Args:
+        warm: compile the cpu backend's kernels now, so that no later call waits for it
+    """
+    sections: dict[str, Iterable[str]] = {
+        "machine": (f"{name}: {value}" for name, value in machine().items()),
+        "optional packages": optional_packages(),
+        "kernels of the cpu backend": kernels(warm),
+        "backends": backends(),
+        "threads": threads(),
+        "memory allocator": allocators(),
+        "torch.compile": [compiler()],
+        "gpu": [gpu()],
+    }
+    for title, lines in sections.items():
+        print(title, flush=True)
+        for line in lines:
+            print(f"  {line}", flush=True)
+
+
+def optional_packages() -> Iterator[str]:
+    """What each extra brings, and what of it is missing."""
+    for extra, names in OPTIONAL.items():
+        versions = {name: installed(name) for name in names}
+        shown = ", ".join(f"{name} {version}" for name, version in versions.items())
+        missing = "not installed" in versions.values()
+        yield f"{extra}: {shown}" + (f"  (pip install 'tost-transformer[{extra}]')" if missing else "")
+
+
+def backends() -> Iterator[str]:
+    """Each backend: ready, or why it declines; whether it computes what the reference does."""
+    w = torch.randn(2, 33, 3, 8, generator=torch.Generator().manual_seed(0))
+    temperature = torch.ones(3)
+    for name in BACKENDS:
+        try:
+            which_backend(w, name)
+        except ValueError as declined:
+            yield f"{name}: {declined}"
+            continue
+        if name == "reference":
+            yield "reference: ready, the definition that the others are compared with"
+            continue
+        operators: tuple[Any, ...] = (tssa, causal_tssa)
+        error = max(
+            float((call(w, temperature, backend=name) - call(w, temperature, backend="reference")).abs().max())
+            for call in operators
+        )
+        yield f"{name}: ready, {error:.0e} from the reference" + ("" if error < 1e-5 else "  <- wrong results")
+    yield f"chosen for float32 tensors on the CPU: {which_backend(w)}"
+
+
+def threads() -> Iterator[str]:
+    """How many threads torch and Numba use, and through which layer."""
+    yield f"torch: {torch.get_num_threads()} (torch.set_num_threads or OMP_NUM_THREADS changes it)"
+    numba = importlib.import_module("numba")
+    try:
+        layer = numba.threading_layer()
+    except ValueError:  # no parallel kernel has run yet
+        layer = f"{numba.config.THREADING_LAYER}, chosen at the first parallel call"
+    yield f"numba: up to {numba.config.NUMBA_NUM_THREADS}, layer {layer}; the cpu backend follows torch's number"
+
+
+def kernels(warm: bool) -> Iterator[str]:
+    """Where compiled kernels are kept, and how long getting them ready took."""
+    if not warm:
+        yield "not looked at (--warm false)"
+        return
+    from tost.ops.cpu import compile
+    from tost.ops.cpu import warm as make_ready
+
+    started = time.perf_counter()
+    make_ready()
+    yield f"ready after {time.perf_counter() - started:.1f} s"
+    dispatcher: Any = compile.scheduler(True)
+    folder = dispatcher.stats.cache_path
+    yield f"kept in {folder}" if folder else "kept nowhere: set NUMBA_CACHE_DIR to a folder that can be written"
+
+
+def allocators() -> Iterator[str]:
+    """What an allocator that keeps pages brings: copying a 50 MB tensor, by default and with pages kept."""
+    yield f"now: {machine()['allocator']}"
+    plain = {key: value for key, value in os.environ.items() if key not in allocator_variables()}
+    default = clone_seconds(plain)
+    choices = {}
+    if sys.platform == "linux":
+        choices[" ".join(f"{key}={value}" for key, value in KEEP_PAGES.items())] = plain | KEEP_PAGES
+        jemalloc = find_jemalloc()
+        if jemalloc:
+            keep = "background_thread:false,dirty_decay_ms:-1,muzzy_decay_ms:-1"
+            choices[f"LD_PRELOAD={jemalloc} MALLOC_CONF={keep}"] = plain | {"LD_PRELOAD": jemalloc, "MALLOC_CONF": keep}
+    if default is None:
+        yield "could not be measured"
+        return
+    yield f"a clone of 50 MB takes {1e3 * default:.1f} ms by default"
+    for setting, environment in choices.items():
+        seconds = clone_seconds(environment)
+        if seconds is not None:
+            yield f"{1e3 * seconds:.1f} ms ({default / seconds:.1f}x) with {setting}"
+
+
+def clone_seconds(environment: dict[str, str]) -> float | None:
+    """Median seconds of `w.clone()` in a process with that environment, None if it failed."""
+    command = [sys.executable, "-c", CLONE, str(torch.get_num_threads())]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    try:
+        return float(done.stdout)
+    except ValueError:
+        return None
+
+
+def find_jemalloc() -> str | None:
+    """The library's path, if it is where Linux systems put it."""
+    found = [
+        str(path)
+        for pattern in ("lib*/*/libjemalloc.so.2", "lib*/libjemalloc.so.2")
+        for root in ("/usr", "/usr/local")
+        for path in Path(root).glob(pattern)
+    ]
+    return found[0] if found else None
+
+
+def compiler() -> str:
+    """Whether torch.compile finds the C++ compiler it needs for the CPU."""
+    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++", "cl"]
+    found = next((path for path in map(shutil.which, filter(None, names)) if path), None)
+    return f"C++ compiler {found}" if found else "no C++ compiler, so none on the CPU (nothing here needs it)"
+
+
+def gpu() -> str:
+    """The CUDA devices torch sees."""
+    if not torch.cuda.is_available():
+        return "none that this torch can use"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
