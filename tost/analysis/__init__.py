@@ -2,7 +2,7 @@
 
 from tost.analysis.benchmark_figure import benchmark_figure
 from tost.analysis.membership_figure import membership_figure
-from tost.analysis.rate_figure import rate_figure
+from tost.analysis.rate_figure import fallen, rate_figure
 from tost.analysis.report import Report
 from tost.analysis.style import DARK, LIGHT, Drawing, Theme, save_csv
 
@@ -13,6 +13,7 @@ __all__ = [
     "Report",
     "Theme",
     "benchmark_figure",
+    "fallen",
     "membership_figure",
     "rate_figure",
     "save_csv",

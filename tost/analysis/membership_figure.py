@@ -39,11 +39,20 @@ def membership_figure(image: Tensor, memberships: Mapping[str, Tensor], grid: tu
             _overlay(line[0], picture, shares, theme)
             line[0].set_ylabel(layer, rotation=90, labelpad=6)
             for head, panel in enumerate(line[1:]):
-                _share(panel, picture, shares[head], theme.series[head % len(theme.series)])
+                _share(panel, shares[head], theme.series[head % len(theme.series)])
         names = [("strongest head", theme.text)]
         names += [(f"head {head + 1}", theme.series[head % len(theme.series)]) for head in range(heads)]
         for panel, (name, colour) in zip(panels[0], names):
-            panel.text(0.5, 1.14, name, transform=panel.transAxes, ha="center", weight="bold", color=colour)
+            panel.annotate(
+                name,
+                (0.5, 1),
+                xycoords="axes fraction",
+                xytext=(0, 15),
+                textcoords="offset points",
+                ha="center",
+                weight="bold",
+                color=colour,
+            )
 
     table = [
         {
@@ -57,7 +66,7 @@ def membership_figure(image: Tensor, memberships: Mapping[str, Tensor], grid: tu
         for head in range(heads)
     ]
     inches = 1.75
-    size = (inches * (heads + 1), len(maps) * inches * (height / width + 0.11) + 0.2)
+    size = (inches * (heads + 1), len(maps) * (inches * height / width + 0.2) + 0.25)
     alt = f"Memberships of {heads} heads over a photograph in {len(maps)} layers: {', '.join(maps)}."
     return Drawing(draw, size, alt, table, dpi=120)
 
@@ -90,13 +99,12 @@ def _overlay(panel: Any, picture: np.ndarray, shares: Tensor, theme: Theme) -> N
     _bare(panel)
 
 
-def _share(panel: Any, picture: np.ndarray, share: Tensor, colour: str) -> None:
-    """The photograph in the dark, lit where the head takes more."""
+def _share(panel: Any, share: Tensor, colour: str) -> None:
+    """Black where the head takes least, through its colour, to white where it takes most."""
     low, high = np.percentile(share.numpy(), (1, 99))
-    light = ((share - low) / max(high - low, 1e-12)).clamp(0, 1).numpy()[..., None]
-    grey = picture.mean(-1, keepdims=True)
-    tint = (0.25 + 0.75 * grey) * _rgb(colour)
-    panel.imshow(np.clip((0.12 + 0.88 * light) * (tint + 0.1 * light), 0, 1))
+    level = ((share - low) / max(high - low, 1e-12)).clamp(0, 1).numpy()[..., None]
+    tint = _rgb(colour)
+    panel.imshow(np.clip(np.where(level < 0.6, level / 0.6 * tint, tint + (level - 0.6) / 0.4 * (1 - tint)), 0, 1))
     panel.set_title(span(low, high), fontsize=7.5, weight="normal", loc="center", pad=2)
     _bare(panel)
 

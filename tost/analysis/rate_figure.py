@@ -14,10 +14,10 @@ STAGES = ("before", "mixed", "after")
 
 
 def rate_figure(records: Mapping[str, RateRecord]) -> Drawing:
-    """Rvar_c of every block's input, after its attention half, and of its output, for one or more sets of samples.
+    """Rvar_c of every block's output, and how attention half and whole block change that of its input.
 
-    Each block is measured in its own subspaces, so it is a stroke of its own, from its input to its output. The band
-    is the standard deviation over the samples. Keys of `records` name the sets, such as "training" and "held-out".
+    Each block is measured in its own subspaces, so rates compare within a block. The band is the standard deviation
+    over the samples. Keys of `records` name the sets, such as "training" and "held-out".
     """
     rows = [
         {"set": name, "layer": i + 1, "module": layer, "samples": record.after.shape[1]}
@@ -28,38 +28,47 @@ def rate_figure(records: Mapping[str, RateRecord]) -> Drawing:
     ]
 
     def draw(figure: Any, theme: Theme) -> None:
-        axes = figure.subplots()
+        levels, changes = figure.subplots(1, 2)
         for index, (name, record) in enumerate(records.items()):
-            _strokes(axes, name, record, theme.series[index], 0.16 * (index - (len(records) - 1) / 2), theme)
-        layers = next(iter(records.values())).layers
-        axes.set_xticks(range(1, len(layers) + 1))
-        axes.set_xlim(0.4, len(layers) + 0.6)
-        axes.set_ylim(bottom=0)
-        axes.grid(axis="x", visible=False)
-        axes.set_xlabel("block")
-        axes.set_ylabel("compression rate, nats per token")
-        figure.legend(ncols=len(records), loc="outside upper center")
+            _levels(levels, name, record, theme.series[index])
+        levels.set_ylim(bottom=0)
+        levels.set_title("rate of a block's output, nats per token")
+        _changes(changes, records, theme)
+        changes.set_title("change within the block, %")
+        for panel in (levels, changes):
+            layers = len(next(iter(records.values())).layers)
+            panel.set_xticks(range(1, layers + 1))
+            panel.set_xlim(0.4, layers + 0.6)
+            panel.grid(axis="x", visible=False)
+            panel.set_xlabel("block")
+            panel.legend(fontsize=8)
 
-    falls = ", ".join(f"{name} {_fallen(record)} of {len(record.layers)}" for name, record in records.items())
-    alt = f"Compression rate before and after every block. Blocks whose attention half lowers it: {falls}."
-    return Drawing(draw, (7.2, 4.0), alt, rows)
-
-
-def _strokes(axes: Any, name: str, record: RateRecord, colour: str, shift: float, theme: Theme) -> None:
-    x = [i + 1 + shift for i in range(len(record.layers))]
-    before, mixed, after = (record.mean(stage).tolist() for stage in STAGES)
-    sd = record.spread("after").tolist()
-    axes.fill_between(
-        x, [a - s for a, s in zip(after, sd)], [a + s for a, s in zip(after, sd)], color=colour, alpha=0.13, linewidth=0
-    )
-    axes.plot(x, after, "-", color=colour, linewidth=1.2, alpha=0.7)
-    for i, position in enumerate(x):
-        axes.plot([position] * 2, [before[i], mixed[i]], color=colour, linewidth=2.4, solid_capstyle="butt")
-        axes.plot([position] * 2, [mixed[i], after[i]], color=colour, linewidth=1, linestyle=":")
-    axes.plot(x, before, "o", color=colour, markerfacecolor=theme.ground, label=f"{name}: block's input")
-    axes.plot(x, mixed, "_", color=colour, markersize=11, markeredgewidth=2, label=f"{name}: after attention")
-    axes.plot(x, after, "o", color=colour, label=f"{name}: block's output")
+    falls = ", ".join(f"{name} {fallen(record)} of {len(record.layers)}" for name, record in records.items())
+    alt = f"Compression rate after every block, and its change within the block. Blocks that lower it: {falls}."
+    return Drawing(draw, (9.2, 3.7), alt, rows)
 
 
-def _fallen(record: RateRecord) -> int:
-    return int((record.mean("mixed") < record.mean("before")).sum())
+def fallen(record: RateRecord, stage: str = "after") -> int:
+    """How many blocks lower the rate of their input, by the end or after their attention half ("mixed")."""
+    return int((record.mean(stage) < record.mean("before")).sum())
+
+
+def _levels(axes: Any, name: str, record: RateRecord, colour: str) -> None:
+    """The rate of each block's output, with one standard deviation over the samples."""
+    x = range(1, len(record.layers) + 1)
+    mean, sd = record.mean("after").numpy(), record.spread("after").numpy()
+    axes.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(x, mean, "o-", color=colour, label=name)
+
+
+def _changes(axes: Any, records: Mapping[str, RateRecord], theme: Theme) -> None:
+    """Bars of the attention half (hatched) and the whole block (solid), side by side for each set."""
+    width = 0.8 / (2 * len(records))
+    for index, (name, record) in enumerate(records.items()):
+        for half, (stage, what) in enumerate((("mixed", "attention half"), ("after", "whole block"))):
+            change = 100 * (record.mean(stage) / record.mean("before").clamp_min(1e-12) - 1).numpy()
+            x = [i + 1 + (2 * index + half - len(records) + 0.5) * width for i in range(len(change))]
+            colour = theme.series[index]
+            face = {"facecolor": theme.ground, "hatch": "////"} if stage == "mixed" else {"facecolor": colour}
+            axes.bar(x, change, width * 0.9, edgecolor=colour, linewidth=0.8, label=f"{name}: {what}", **face)
+    axes.axhline(0, color=theme.quiet, linewidth=0.9)

@@ -27,9 +27,12 @@ p { margin: 0.7rem 0; } .lead { font-size: 1.12rem; color: var(--quiet); margin-
   font-variant-numeric: tabular-nums; }
 .tile span { color: var(--quiet); font-size: 0.9rem; line-height: 1.35; display: block; margin-top: 0.2rem; }
 figure { margin: 1.4rem 0; } figure img { width: 100%; height: auto; border-radius: 8px; display: block; }
+figure .scroll { margin: 0; } @media (max-width: 45rem) { figure.wide img { width: 44rem; max-width: none; } }
 figcaption { color: var(--quiet); font-size: 0.92rem; margin-top: 0.6rem; }
 @media (min-width: 66rem) { figure.wide { margin-left: -7rem; margin-right: -7rem; }
   figure.wide figcaption { padding: 0 7rem; } }
+@media (max-width: 45rem) { figure.wide img { width: 44rem; max-width: none; } }
+figure .scroll { margin: 0; }
 .scroll { overflow-x: auto; margin: 1.2rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.45rem 0.7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
@@ -69,9 +72,9 @@ class Report:
         """A picture in both themes; the reader's system chooses."""
         light, dark = (_inline(drawing.png(*theme)) for theme in ((), (DARK,)))
         self.parts.append(
-            f"<figure{' class=wide' if wide else ''}><picture>"
+            f"<figure{' class=wide' if wide else ''}><div class='scroll'><picture>"
             f"<source srcset='{dark}' media='(prefers-color-scheme: dark)'>"
-            f"<img src='{light}' alt='{escape(drawing.alt, quote=True)}'></picture>"
+            f"<img src='{light}' alt='{escape(drawing.alt, quote=True)}'></picture></div>"
             f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
 

@@ -73,7 +73,7 @@ class Plan:
         """Why one call is out of reach: it needs too much memory, or is foreseen to take longer than that."""
         need = estimate(name, case)
         if need > min(MEMORY_BUDGET, 0.7 * (available_bytes() or MEMORY_BUDGET)):
-            return f"out of memory budget ({need / 2**30:.0f} GiB)"
+            return f"over budget: {need / 2**30:.0f} GiB"
         if self.foreseen(name, case) > seconds:
             return f"over {seconds:.0f} s a call"
         return None

@@ -73,7 +73,12 @@ def time_cell(row: Record) -> str:
     ratio = "" if row["contestant"] == PUBLISHED else f" ({row['speed_up']:.2g}x)"
     if row["speed_up"] >= 10:
         ratio = f" ({row['speed_up']:.0f}x)"
-    return f"{row['ms']:.3g}{ratio}"
+    return f"{number(row['ms'])}{ratio}"
+
+
+def number(value: float) -> str:
+    """Three digits, no exponent: 0.123, 12.3, 1,230."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -60,20 +60,23 @@ def layer_rates(run: Path) -> LayerRates:
     return LayerRates(records, rate_figure(records))
 
 
-def digit_memberships(run: Path, count: int = 5) -> Drawing:
-    """The heads over held-out digits the model was made for: `count` digits side by side, drawn as one picture."""
+def digit_memberships(run: Path) -> Drawing:
+    """The heads over held-out digits, what the model was made for: a 0, 1, 2 and 3, drawn as one picture."""
     model, sets, prepare = opened(run)
-    chosen = torch.stack([sets.test.pixels[sets.test.labels == label][0] for label in range(count)])
+    chosen = torch.stack([sets.test.pixels[sets.test.labels == label][0] for label in range(4)])
     memberships = record_memberships(model, prepare(chosen))
-    strip = torch.cat(list(chosen[:, 0].float() / 255), dim=1)
-    size = 16 * strip.shape[0], 16 * strip.shape[1]
-    picture = F.interpolate(strip[None, None], size=size, mode="bicubic")[0, 0].clamp(0, 1)
     rows, columns = chosen.shape[-2:]
+    picture = F.interpolate(tiled(chosen[:, 0].float() / 255)[None, None], scale_factor=16, mode="bicubic")[0, 0]
     shares = {
-        name: torch.cat([pi.unflatten(0, (rows, columns)) for pi in values], dim=1).flatten(0, 1)
+        name: tiled(values.unflatten(1, (rows, columns))).flatten(0, 1)
         for name, values in some_layers(memberships).items()
     }
-    return membership_figure(picture, shares, (rows, columns * count))
+    return membership_figure(picture, shares, (2 * rows, 2 * columns))
+
+
+def tiled(images: Tensor) -> Tensor:
+    """Four images [4, rows, columns, ...] as one, two by two."""
+    return torch.cat([torch.cat(list(images[i : i + 2]), dim=1) for i in (0, 2)])
 
 
 def photo_memberships(run: Path) -> Drawing:

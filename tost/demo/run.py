@@ -29,8 +29,8 @@ def demo(
 ) -> None:
     """Train a small ToST on scanned digits, then show its accuracy, its layers, its heads and the operator's speed.
 
-    Everything lies in one folder: report.html, the pictures as PNG, their numbers as CSV, and the training run. A second
-    run reuses what is there.
+    Everything lies in one folder: report.html, the pictures as PNG, their numbers as CSV, and the training run.
+    A second run reuses what is there.
 
     Args:
         out: the folder
@@ -51,7 +51,8 @@ def demo(
 
 def run(options: Options) -> dict[str, Any]:
     """All parts; returns what the report shows."""
-    out, results = options.out, {}
+    out = options.out
+    results: dict[str, Any] = {}
     with part(1, "training tost_nano_6_p1 on scikit-learn's scanned digits"):
         folder = parts.train_digits(out / "digits", options.epochs)
     with part(2, "accuracy on the held-out digits"):
@@ -90,7 +91,8 @@ def farewell(results: dict[str, Any], report: Path, seconds: float, out: Path) -
     return "\n".join(
         [
             "",
-            f"accuracy {found['accuracy']:.2%} on {found['images']} held-out digits (95% interval {low:.1%} to {high:.1%})",
+            f"accuracy {found['accuracy']:.2%} on {found['images']} held-out digits "
+            f"(95% interval {low:.1%} to {high:.1%})",
             f"report   {report.resolve()}   ({seconds:.0f} s)",
             "",
             "next:",

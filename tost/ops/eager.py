@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tost.ops.common import FULL_FLOOR, MASS_EPS
 from tost.ops.eager_causal import causal_tssa
-from tost.ops.segments import segments_of, zero_masked
+from tost.ops.segments import no_autocast, segments_of, zero_masked
 
 __all__ = ["causal_tssa", "decline", "tssa"]
 
@@ -34,7 +34,7 @@ def tssa(w: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens: Tensor
 
 def _forward(w: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
     x = zero_masked(w, mask)
-    with torch.autocast(w.device.type, enabled=False):
+    with no_autocast(w.device.type):
         membership, energy, mass, moment = _statistics(x, temperature, mask, cu_seqlens)
         gate = segments_of(x, cu_seqlens).spread(1 / (1 + moment))
         y = (x * gate).mul_(-membership.unsqueeze(-1))
@@ -69,7 +69,7 @@ class _Full(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         w, temperature, mask, cu_seqlens, *statistics = ctx.saved_tensors
         x, g = zero_masked(w, mask), zero_masked(g, mask)
-        with torch.autocast(w.device.type, enabled=False):
+        with no_autocast(w.device.type):
             if torch.is_grad_enabled():  # a second derivative is wanted: the statistics must be functions of w again
                 statistics = _statistics(x, temperature, mask, cu_seqlens)
             dw, dt = _backward(x, temperature.to(x.dtype), g, cu_seqlens, *statistics)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tost.ops.common import CAUSAL_FLOOR, MASS_EPS
 from tost.ops.recurrence import recurrence_of
 from tost.ops.scan import CHUNK
-from tost.ops.segments import zero_masked
+from tost.ops.segments import no_autocast, zero_masked
 
 BLOCK = 2**17  # numbers of w in a block: 512 kB in float32, an L2 cache's worth with the temporaries
 
@@ -91,7 +91,7 @@ def _forward(*inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _one_block(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with torch.autocast(inputs[0].device.type, enabled=False):
+    with no_autocast(inputs[0].device.type):
         run = _Pass(*inputs)
         y = -(run.pi.unsqueeze(-1) * run.x) / (1 + run.S / run.Q)
     return y, run.energy, run.moment, run.mass.squeeze(-1)
@@ -122,7 +122,7 @@ class _Causal(torch.autograd.Function):
                 else (between[k - 1, ..., :D], between[k - 1, ..., D : 2 * D], between[k - 1, ..., -1])
             )
             here = _block_inputs(tuple(inputs), blocks[k], state)
-            with torch.autocast(w.device.type, enabled=False):
+            with no_autocast(w.device.type):
                 grads = _backward(_Pass(*here), zero_masked(g[:, blocks[k]], here[4]), *cotangent)
             cotangent = grads[4:]
             parts.append([_like(grad, part) for grad, part in zip(grads, here[:4])])

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,13 @@ from torch import Tensor
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32 at least: half-precision squares overflow, and their sums drown."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def no_autocast(device_type: str) -> AbstractContextManager:
+    """Within it, matrix products keep their inputs' precision (devices without autocast, such as meta, need nothing)."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def zero_masked(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -86,9 +86,9 @@ def writing(what: str) -> Iterator[None]:
 
 
 def _advice(what: str, error: BaseException) -> str:
-    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        reason = "no space left on the disk"
+    reason = "the disk did not take the whole file (is it full?)"
+    if isinstance(error, OSError) and error.errno and error.errno != errno.ENOSPC:
+        reason = os.strerror(error.errno)
     return f"cannot write {what}: {reason}; nothing was left half-written; make room, then the same command goes on"
 
 
