@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import warnings
 from collections import Counter
@@ -26,8 +27,12 @@ class FileImages(Dataset):
     it is the same whichever worker or resumed process decodes it.
     """
 
-    def __init__(self, files: Sequence[Any], labels: Any, options: ImageOptions, augmented: bool = False) -> None:
-        self.files, self.labels, self.options = list(files), np.asarray(labels), options
+    def __init__(
+        self, files: Sequence[Any] | np.ndarray, labels: Any, options: ImageOptions, augmented: bool = False
+    ) -> None:
+        # Arrays, not lists: a million Python objects would be copied into every worker as their counts of references change.
+        self.files = files if isinstance(files, np.ndarray) else np.asarray([os.fsencode(file) for file in files])
+        self.labels, self.options = np.asarray(labels), options
         self.augmented = augmented and options.random_crop is not None
         self.epoch = 0
 
@@ -40,7 +45,7 @@ class FileImages(Dataset):
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> FileImages:
         """The images at `indices`, in that order."""
-        return FileImages([self.files[i] for i in indices], self.labels[indices], self.options, self.augmented)
+        return FileImages(self.files[indices], self.labels[indices], self.options, self.augmented)
 
     def as_evaluation(self) -> FileImages:
         """The same images without random crops."""
@@ -48,7 +53,7 @@ class FileImages(Dataset):
 
     def open(self, index: int) -> Any:
         """The PIL image at `index`."""
-        return open_image(self.files[index])
+        return open_image(os.fsdecode(self.files[index]))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = self.open(index)
@@ -139,14 +144,23 @@ def _class_folder(
             f"{folder}: its classes must be those of train/ ({len(expected)}), got {len(classes)}; "
             f"missing {missing[:5]}, not in train {surplus[:5]}"
         )
-    files, labels = [], []
+    files: list[str] = []
+    labels: list[int] = []
     for label, name in enumerate(classes):
-        images = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        images = _images_below(folder / name)
         if not images:
             raise ValueError(f"{folder / name}: no image in it (looked for {', '.join(sorted(SUFFIXES))})")
         files += images
         labels += [label] * len(images)
     return FileImages(files, labels, options, augmented), classes
+
+
+def _images_below(folder: Path) -> list[str]:
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        found += [os.path.join(place, name) for name in sorted(names) if os.path.splitext(name)[1].lower() in SUFFIXES]
+    return found
 
 
 def flowers102(path: Path, options: ImageOptions) -> ImageSets:

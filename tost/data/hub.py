@@ -27,12 +27,12 @@ class HubImages(FileImages):
         options: ImageOptions,
         augmented: bool,
     ) -> None:
-        super().__init__(list(rows), labels, options, augmented)
+        super().__init__(np.asarray(rows), labels, options, augmented)
         self.table, self.image = table, image
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> HubImages:
         """The images at `indices`, in that order."""
-        rows = [self.files[i] for i in indices]
+        rows = self.files[indices]
         return HubImages(self.table, self.image, rows, self.labels[indices], self.options, self.augmented)
 
     def as_evaluation(self) -> HubImages:

@@ -24,6 +24,9 @@ def running_sum(
     B, N, H, D = x.shape
     if base is None:
         base = x.new_zeros(B, H, D, dtype=torch.float64)
+    if gate is None and torch.compiler.is_exporting():  # chunks would tie the exported graph to this N
+        wide = (x.flip(1) if reverse else x).double().cumsum(1) + base.unsqueeze(1)
+        return (wide.flip(1) if reverse else wide).to(x.dtype), base + x.double().sum(1)
     if N == 0:
         return x, base.clone()  # an output must not be an input
     L = min(CHUNK, N)

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from tost.ops.cpu.simd import LANES, exp_negative, get, larger, load, pointer, put, spread, store, widen, write
+from tost.ops.cpu.simd import LANES, exp_negative, get, larger, load, pointer, prefetch, put, spread, store, widen, write
 
 BLOCK = LANES  # rows: one lane each in the softmax over heads
 FLOAT64, INT64, FLAG = np.float64(0), np.int64(0), np.uint8(0)  # tags
@@ -51,6 +51,13 @@ def real_rows(mask, start, stop, rows):
             put(rows, count, r)
             count += 1
     return count
+
+
+@device
+def expect_rows(numbers, start, stop, C):
+    """Asks for rows that are needed soon, but not in the order of memory, which the processor would have foreseen."""
+    for i in range(start * C, stop * C, LANES):
+        prefetch(numbers, i)
 
 
 @device

@@ -18,7 +18,7 @@ from numba.extending import register_jitable
 
 from tost.ops.common import CAUSAL_FLOOR, MASS_EPS
 from tost.ops.cpu.blocks import (
-    BLOCK, FLOAT64, INT64, NOTHING, ONE, OWN, SCRATCH, WORDS, add_to, clear, clear_rows, device, first_row, layer, padded, real_rows,
+    BLOCK, FLOAT64, INT64, NOTHING, ONE, OWN, SCRATCH, WORDS, add_to, clear, clear_rows, device, expect_rows, first_row, layer, padded, real_rows,
 )
 from tost.ops.cpu.causal import EVERYTHING, add_energy, add_moment, advance_mass, decay_powers
 from tost.ops.cpu.simd import LANES, at_least, get, larger, load, pointer, put, read, spread, store, total, widen, write, zero
@@ -161,6 +161,8 @@ def recall_chunk(low, high, saved, tensors, sizes, decay, edges, survive, mass, 
         first = low + block * BLOCK
         here = rows + block * BLOCK
         count = real_rows(mask, first, min(first + BLOCK, high), here)
+        expect_rows(w, min(first + BLOCK, high), min(first + 2 * BLOCK, high), C)
+        expect_rows(tensors[1], first, min(first + BLOCK, high), C)
         put(counts, block, count)
         for k in range(count):
             for h in range(H):

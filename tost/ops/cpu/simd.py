@@ -363,6 +363,18 @@ def put(typing: Any, ptr: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
+def prefetch(typing: Any, ptr: Any, index: Any) -> Any:
+    """Asks for the cache line of ptr[index] ahead of its use."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = _address(builder, ptr, *args, ir.IntType(8))
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, _I32(0), _I32(2), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(ptr, types.int64), emit
+
+
+@intrinsic
 def claim(typing: Any, ptr: Any) -> Any:
     """ptr[0] before it was counted up, by one thread at a time."""
 
