@@ -1,6 +1,7 @@
 """A saved run's accuracy is recomputed from its weights, with an honest interval."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -44,6 +45,14 @@ def test_accuracy_is_the_summarys_and_follows_the_weights(run, tmp_path):
 
 def test_batch_size_changes_nothing(run):
     assert evaluate(run, batch_size=7)["right"] == evaluate(run)["right"]
+
+
+def test_images_of_other_classes_are_refused(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({**summary, "classes": ["cat", "dog"]}))
+    with pytest.raises(ValueError, match=r"was trained on the classes \['cat', 'dog'\]"):
+        evaluate(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

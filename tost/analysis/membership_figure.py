@@ -14,11 +14,13 @@ from torch import Tensor
 from tost.analysis.style import Drawing, Theme
 
 
-def membership_figure(image: Tensor, memberships: Mapping[str, Tensor], grid: tuple[int, int]) -> Drawing:
+def membership_figure(
+    image: Tensor, memberships: Mapping[str, Tensor], grid: tuple[int, int], smooth: bool = True
+) -> Drawing:
     """One row per layer: which head holds each patch, then how much of each patch every head takes.
 
     image: [H, W] or [3, H, W] in 0 to 1.  memberships: layer -> [N, heads], N = rows * columns of `grid`.
-    Maps are enlarged to the image. Each is drawn between its own 1st and 99th percentile, which stand above it.
+    Maps are enlarged to the image, smoothly or as squares. Each is drawn between its own 1st and 99th percentile, which stand above it.
     Raises ValueError if the memberships don't fill the grid.
     """
     rows, columns = grid
@@ -31,7 +33,7 @@ def membership_figure(image: Tensor, memberships: Mapping[str, Tensor], grid: tu
     heads = next(iter(memberships.values())).shape[1]
     picture = _as_picture(image)
     height, width = picture.shape[:2]
-    maps = {layer: enlarge(pi, grid, (height, width)) for layer, pi in memberships.items()}
+    maps = {layer: enlarge(pi, grid, (height, width), smooth) for layer, pi in memberships.items()}
 
     def draw(figure: Any, theme: Theme) -> None:
         panels = figure.subplots(len(maps), heads + 1, squeeze=False)
@@ -71,9 +73,11 @@ def membership_figure(image: Tensor, memberships: Mapping[str, Tensor], grid: tu
     return Drawing(draw, size, alt, table, dpi=120)
 
 
-def enlarge(pi: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """[N, H] -> [H, height, width], interpolated smoothly; each map stays within the range it had."""
+def enlarge(pi: Tensor, grid: tuple[int, int], size: tuple[int, int], smooth: bool = True) -> Tensor:
+    """[N, H] -> [H, height, width]; each map stays within the range it had."""
     maps = pi.detach().float().t().unflatten(1, grid)
+    if not smooth:
+        return F.interpolate(maps[None], size=size, mode="nearest")[0]
     large = F.interpolate(maps[None], size=size, mode="bicubic", align_corners=False)[0]
     return large.clamp(maps.amin((1, 2))[:, None, None], maps.amax((1, 2))[:, None, None])
 

@@ -27,7 +27,6 @@ p { margin: 0.7rem 0; } .lead { font-size: 1.12rem; color: var(--quiet); margin-
   font-variant-numeric: tabular-nums; }
 .tile span { color: var(--quiet); font-size: 0.9rem; line-height: 1.35; display: block; margin-top: 0.2rem; }
 figure { margin: 1.4rem 0; } figure img { width: 100%; height: auto; border-radius: 8px; display: block; }
-figure .scroll { margin: 0; } @media (max-width: 45rem) { figure.wide img { width: 44rem; max-width: none; } }
 figcaption { color: var(--quiet); font-size: 0.92rem; margin-top: 0.6rem; }
 @media (min-width: 66rem) { figure.wide { margin-left: -7rem; margin-right: -7rem; }
   figure.wide figcaption { padding: 0 7rem; } }

@@ -30,7 +30,7 @@ class FileImages(Dataset):
     def __init__(
         self, files: Sequence[Any] | np.ndarray, labels: Any, options: ImageOptions, augmented: bool = False
     ) -> None:
-        # Arrays, not lists: a million Python objects would be copied into every worker as their counts of references change.
+        # Arrays, not lists: counting references to a million objects would copy them into every worker.
         self.files = files if isinstance(files, np.ndarray) else np.asarray([os.fsencode(file) for file in files])
         self.labels, self.options = np.asarray(labels), options
         self.augmented = augmented and options.random_crop is not None

@@ -66,12 +66,12 @@ def digit_memberships(run: Path) -> Drawing:
     chosen = torch.stack([sets.test.pixels[sets.test.labels == label][0] for label in range(4)])
     memberships = record_memberships(model, prepare(chosen))
     rows, columns = chosen.shape[-2:]
-    picture = F.interpolate(tiled(chosen[:, 0].float() / 255)[None, None], scale_factor=16, mode="bicubic")[0, 0]
+    picture = F.interpolate(tiled(chosen[:, 0].float() / 255)[None, None], scale_factor=16, mode="nearest")[0, 0]
     shares = {
         name: tiled(values.unflatten(1, (rows, columns))).flatten(0, 1)
         for name, values in some_layers(memberships).items()
     }
-    return membership_figure(picture, shares, (2 * rows, 2 * columns))
+    return membership_figure(picture, shares, (2 * rows, 2 * columns), smooth=False)
 
 
 def tiled(images: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class CausalTSSA(nn.Module):
         check_tokens("CausalTSSA", x, self.dim)
         w = self.in_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
         bias, seen = self._clamped(x.shape[1], state)
-        result = causal_tssa(
+        y, new_state = causal_tssa(
             w,
             self.temperature,
             position_bias=bias,
@@ -73,13 +73,12 @@ class CausalTSSA(nn.Module):
             mask=mask,
             cu_seqlens=cu_seqlens,
             state=seen,
-            return_state=return_state,
+            return_state=True,
             backend=self.backend,
         )
-        y, new_state = result if isinstance(result, tuple) else (result, None)
         y = F.dropout(y, self.attn_drop, self.training)  # y is linear in 1 / (1 + m)
         out = self.proj_drop(self.out_proj(y.flatten(-2)))
-        if new_state is None:
+        if not return_state:
             return out
         if state is not None and seen is not None and seen is not state:
             new_state = new_state._replace(length=state.length + (new_state.length - seen.length))

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,7 +48,7 @@ class TSSA(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         check_tokens("TSSA", x, self.dim)
         w = self.in_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
-        y = cast(Tensor, tssa(w, self.temperature, mask=mask, cu_seqlens=cu_seqlens, backend=self.backend))
+        y = tssa(w, self.temperature, mask=mask, cu_seqlens=cu_seqlens, backend=self.backend)
         if self.training and self.attn_drop > 0:
             y = y * self._dropout(y, cu_seqlens)
         return self.proj_drop(self.out_proj(y.flatten(-2)))

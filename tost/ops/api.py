@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -19,6 +20,26 @@ _AUTOMATIC = {"cpu": ("cpu", "eager")}  # by device, fastest first; "eager" take
 _loaded: dict[str, ModuleType] = {}
 
 
+@overload
+def tssa(
+    w: Tensor,
+    temperature: Tensor,
+    *,
+    mask: Tensor | None = ...,
+    cu_seqlens: Tensor | None = ...,
+    return_stats: Literal[False] = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
+@overload
+def tssa(
+    w: Tensor,
+    temperature: Tensor,
+    *,
+    mask: Tensor | None = ...,
+    cu_seqlens: Tensor | None = ...,
+    return_stats: Literal[True],
+    backend: str | None = ...,
+) -> tuple[Tensor, TSSAStats]: ...
 def tssa(
     w: Tensor,
     temperature: Tensor,
@@ -45,6 +66,32 @@ def tssa(
     return (y, TSSAStats(*stats)) if return_stats else y
 
 
+@overload
+def causal_tssa(
+    w: Tensor,
+    temperature: Tensor,
+    *,
+    position_bias: Tensor | None = ...,
+    decay: Tensor | None = ...,
+    mask: Tensor | None = ...,
+    cu_seqlens: Tensor | None = ...,
+    state: TSSAState | None = ...,
+    return_state: Literal[False] = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
+@overload
+def causal_tssa(
+    w: Tensor,
+    temperature: Tensor,
+    *,
+    position_bias: Tensor | None = ...,
+    decay: Tensor | None = ...,
+    mask: Tensor | None = ...,
+    cu_seqlens: Tensor | None = ...,
+    state: TSSAState | None = ...,
+    return_state: Literal[True],
+    backend: str | None = ...,
+) -> tuple[Tensor, TSSAState]: ...
 def causal_tssa(
     w: Tensor,
     temperature: Tensor,

@@ -16,7 +16,7 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def no_autocast(device_type: str) -> AbstractContextManager:
-    """Within it, matrix products keep their inputs' precision (devices without autocast, such as meta, need nothing)."""
+    """Within it, matrix products keep their precision (devices without autocast, such as meta, need nothing)."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()

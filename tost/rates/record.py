@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tost.nn import TSSA, Block, ClassAttention
-from tost.ops import TSSAStats, tssa
+from tost.ops import tssa
 from tost.rates.concave import Concave, LogRate
 from tost.rates.rates import projected_rate
 
@@ -152,7 +152,7 @@ def _membership(block: Block, w: Tensor, mask: Tensor | None) -> Tensor:
     """Pi [B, N, H] of the block's operator for w."""
     mixer: Any = block.mixer
     _, stats = tssa(w, mixer.temperature, mask=mask, return_stats=True, backend=mixer.backend)
-    return cast(TSSAStats, stats).membership
+    return stats.membership
 
 
 def _block_arguments(inputs: tuple, given: Mapping[str, Any]) -> dict[str, Any]:
