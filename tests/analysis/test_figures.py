@@ -61,7 +61,9 @@ def test_rate_figure_keeps_means_and_spreads():
 
 
 def test_fallen_counts_blocks_below_their_input():
-    falling = RateRecord(["a", "b"], torch.tensor([[2.0], [2.0]]), torch.tensor([[1.0], [3.0]]), torch.tensor([[1.0], [1.0]]))
+    falling = RateRecord(
+        ["a", "b"], torch.tensor([[2.0], [2.0]]), torch.tensor([[1.0], [3.0]]), torch.tensor([[1.0], [1.0]])
+    )
     assert (fallen(falling), fallen(falling, "mixed")) == (2, 1)
 
 

@@ -25,7 +25,7 @@ OPS = ["full", "causal"]
 
 
 def small_plan(**changes) -> Plan:
-    plan = Plan((32, 64, 128), (), 2, 60.0, (), (True,), 60.0, 600.0, 0.0)
+    plan = Plan((16, 32, 64), (), 2, 60.0, (), (True,), 60.0, 600.0, 0.0)
     for name, value in changes.items():
         setattr(plan, name, value)
     return plan
@@ -120,7 +120,10 @@ def test_a_green_run_reports_and_writes(monkeypatch, capsys, tmp_path, no_compil
     assert all(check["green"] for check in found["checks"])
     assert {row["contestant"] for row in found["times"]} == set(CONTESTANTS) - {"compiled"}
     assert all(row["ms"] > 0 and row["speed_up"] > 0 for row in found["times"])
-    assert {row["note"] for row in found["memory"]} == {"out of time"}  # the plan's deadline is at once
+    late = {row["contestant"] for row in found["memory"] if row["note"] == "out of time"}  # the deadline is at once
+    assert late == {"softmax", "sdpa"}
+    if sys.platform == "linux":
+        assert all(row["bytes"] is not None for row in found["memory"] if row["contestant"] in ("published", "cpu"))
     assert {row["contestant"] for row in found["decode"]} == {"eager", "cpu", "published"}
 
 

@@ -1,10 +1,11 @@
-"""Trains in forked children and kills them with SIGKILL at chosen file operations in the run's folder, or steps.
+"""Trains in forked children and kills them with SIGKILL at chosen file operations in the run's folder.
 
     python kill.py FOLDER SETTINGS(JSON)   -> prints {"kills": [...what each child was doing...]}
 
 One process imports everything once; a child is cheap.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -15,6 +16,10 @@ import torch
 from tost.training import train
 
 torch.set_num_threads(1)  # no thread pool before the forks
+for module in ("tost.training.engine", "tost.training.build", "tost.training.callbacks", "kornia.augmentation.auto"):
+    importlib.import_module(module)
+for module in ("sklearn.datasets", "numba"):
+    importlib.import_module(module)
 
 TOUCHES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "tempfile.mkstemp"}
 

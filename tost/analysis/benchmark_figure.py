@@ -120,6 +120,8 @@ def _panel(panel: Any, series: Mapping[str, Points], title: str, theme: Theme) -
     panel.set_title(title)
     tokens = sorted({n for points in series.values() for n, _ in points})
     if not tokens:
+        panel.set_axis_off()
+        panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color=theme.quiet)
         return
     panel.set_xticks(tokens, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in tokens])
     panel.set_xticks([], minor=True)

@@ -40,7 +40,7 @@ def load() -> str:
     if not hasattr(os, "getloadavg"):
         return "unknown"
     running, cores = os.getloadavg()[0], os.cpu_count() or 1
-    warning = "  <- busy: times will be noisy" if running > cores else ""
+    warning = " (busy: times will be noisy)" if running > cores else ""
     return f"{running:.1f} on {cores} cores at the start{warning}"
 
 

@@ -19,7 +19,7 @@ from tost.bench.files import write_json
 from tost.bench.gate import Check, check_case, check_definition
 from tost.bench.machine import machine
 from tost.bench.measure import FEWEST_ROUNDS, paired, ratio
-from tost.bench.plan import Plan, make_plan
+from tost.bench.plan import Plan, is_optional, make_plan
 from tost.bench.tables import report
 
 MEMORY_PATIENCE = 3  # a peak takes one call, a time several
@@ -98,7 +98,7 @@ def measure_ops(plan: Plan, quick: bool) -> Result:
         result.saved = list(saved_records(plan))
         result.decode = decode_records([name for name in ("eager", "cpu") if name not in plan.absent])
         bar.update()
-        for name, group in groups:
+        for name, group in groups.items():
             bar.set_description(f"peak memory of {CONTESTANTS[name].label}")
             result.memory += memory_records(plan, name, group)
             bar.update()
@@ -131,29 +131,20 @@ def time_case(plan: Plan, case: Case, result: Result) -> None:
             result.times.append({**record, "ms": None, "note": obstacle})
 
 
-def memory_groups(plan: Plan, cases: list[Case]) -> list[tuple[str, list[Case]]]:
-    """For each contestant and operator the cases whose peak is measured in one process, small before large."""
-    groups = []
-    for name, contestant in CONTESTANTS.items():
-        if contestant.kind == "floor" or name in plan.absent:
-            continue
-        for op in ("full", "causal"):
-            chosen = [
-                case
-                for case in cases
-                if case.op == op
-                and case.train in plan.memory_directions
-                and plan.over_tokens(case)
-                and (name != "compiled" or case.N in plan.compiled_tokens)
-            ]
-            groups.append((name, chosen))
-    return groups
+def memory_groups(plan: Plan, cases: list[Case]) -> dict[str, list[Case]]:
+    """For each contestant the cases whose peaks are measured in one process, small before large."""
+    chosen = [case for case in cases if case.train in plan.memory_directions and plan.over_tokens(case)]
+    return {
+        name: [case for case in chosen if name != "compiled" or case.N in plan.compiled_tokens]
+        for name, contestant in CONTESTANTS.items()
+        if contestant.kind != "floor" and name not in plan.absent
+    }
 
 
 def memory_records(plan: Plan, name: str, cases: list[Case]) -> list[dict[str, Any]]:
     """Peaks of one contestant; cases out of reach say why."""
     reasons = {case: plan.too_large(name, case, MEMORY_PATIENCE * plan.call_limit_s) for case in cases}
-    if plan.elapsed > plan.deadline_s:
+    if plan.elapsed > plan.deadline_s and is_optional(name):
         reasons = dict.fromkeys(cases, "out of time")
     measured = [case for case in cases if reasons[case] is None]
     found = dict(zip(measured, memory.peaks(name, measured))) if measured else {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tost.bench.contestants import CONTESTANTS, Case, compiler_reason
+from tost.bench.contestants import CONTESTANTS, PUBLISHED, Case, compiler_reason
 from tost.bench.memory import available_bytes, estimate
 from tost.ops import which_backend
 
@@ -31,7 +31,7 @@ class Plan:
     memory_directions: tuple[bool, ...]
     case_s: float  # no new round of a case starts after this
     budget_s: float  # rivals other than the published formula are left out after this, rounds are few
-    deadline_s: float  # no memory is measured after this
+    deadline_s: float  # nor is their memory measured after this
     started: float = field(default_factory=time.monotonic)
     seen: dict[tuple[str, str, bool], tuple[int, float]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Plan:
             return ""
         if name == "compiled" and self.over_tokens(case) and case.N not in self.compiled_tokens:
             return ""
-        if CONTESTANTS[name].kind == "rival" and name != "published" and self.late:
+        if is_optional(name) and self.late:
             return "out of time"
         return self.too_large(name, case, self.call_limit_s)
 
@@ -96,6 +96,11 @@ class Plan:
     def note(self, name: str, case: Case, seconds: float) -> None:
         """Remember what a call took."""
         self.seen[name, case.op, case.train] = (case.N, seconds)
+
+
+def is_optional(name: str) -> bool:
+    """Whether a contestant is left out when time runs short: every rival but the published formula."""
+    return CONTESTANTS[name].kind == "rival" and name != PUBLISHED
 
 
 def make_plan(quick: bool, tokens: tuple[int, ...] | None = None, rounds: int | None = None) -> Plan:

@@ -18,10 +18,10 @@ from numba.extending import register_jitable
 
 from tost.ops.common import CAUSAL_FLOOR, MASS_EPS
 from tost.ops.cpu.blocks import (
-    BLOCK, FLOAT64, INT64, NOTHING, ONE, OWN, SCRATCH, WORDS, add_to, clear, clear_rows, device, expect_rows, first_row, layer, padded, real_rows,
+    BLOCK, FLOAT64, INT64, NOTHING, ONE, OWN, SCRATCH, WORDS, add_to, clear, clear_rows, device, first_row, gather_head, layer, padded, real_rows,
 )
-from tost.ops.cpu.causal import EVERYTHING, add_energy, add_moment, advance_mass, decay_powers
-from tost.ops.cpu.simd import LANES, at_least, get, larger, load, pointer, put, read, spread, store, total, widen, write, zero
+from tost.ops.cpu.causal import EVERYTHING, advance_mass, decay_powers
+from tost.ops.cpu.simd import LANES, at_least, fused, get, larger, load, pointer, prefetch, put, read, spread, store, total, widen, write, zero
 
 BACKWARD_PASSES = np.int64(4)
 
@@ -36,48 +36,68 @@ def powers_behind(decay, survive, powers, count, H):
 
 
 @device
-def moment_gradients(w, g, rows, count, H, D, decay, forth, back, pi, Q, S, A, B, u, direct, work, decaying, d_decay):
-    """A and B run back over the block; u [H, BLOCK] = sum_d (A p - q w g - B), direct = 2 Pi A w - Pi q g.
+def advance_sums(x, count, H, Dp, decay, pi, a_sums, S_sums):
+    """a <- decay a + w^2 and S <- decay S + Pi w^2, row by row."""
+    for h in range(H):
+        l = get(decay, h)
+        for c in range(0, Dp, LANES):
+            a, S = load(a_sums, h * Dp + c), load(S_sums, h * Dp + c)
+            for k in range(count):
+                value = load(x, (h * BLOCK + k) * Dp + c)
+                p = value * value
+                a = fused(a, l, p)
+                S = fused(S, l, p * get(pi, h * LANES + k))
+            store(a_sums, h * Dp + c, a)
+            store(S_sums, h * Dp + c, S)
+
+
+@device
+def moment_gradients(x, g, dw, rows, count, H, D, decay, forth, back, pi, Q, S, A, B, u, direct, work, decaying, d_decay):
+    """A and B run back over the block; u [H, BLOCK] = sum_d (A p - q w g - B), direct [H, BLOCK, D padded] = 2 Pi A w - Pi q g.
 
     S, A and B are pairs: the sums at the chunk's edge and the run within the chunk.
     """
-    Dp, C = padded(D), H * D
+    Dp = padded(D)
     gates, kept, parts = work, work + BLOCK * LANES, work + 2 * BLOCK * LANES
+    g_head = work + 3 * BLOCK * LANES
+    ratio = g_head + BLOCK * Dp
     for h in range(H):
-        l = get(decay, h)
-        clear(parts, BLOCK * LANES)
+        gather_head(g, dw, rows, count, h, H, D, g_head)
+        l, at = get(decay, h), h * LANES
         changes = spread(0.0, l)
-        for c in range(0, D, LANES):
+        store(ratio, 0, load(pi, at) / load(Q, at))
+        for c in range(0, Dp, LANES):
             j = h * Dp + c
             start, run = load(S[0], j), load(S[1], j)
             for k in range(count):
-                x = read(w, get(rows, k) * C + h * D + c, D - c)
-                run = run * l
-                before = start * get(forth, h * LANES + k) + run
-                p = x * x * get(pi, h * LANES + k)
-                run = run + p
-                mass_here = get(Q, h * LANES + k)
+                value = load(x, (h * BLOCK + k) * Dp + c)
+                before = fused(run, l, start * get(forth, at + k))
+                p = value * value * get(pi, at + k)
+                run = fused(run, l, p)
+                mass_here = get(Q, at + k)
                 store(gates, k * LANES, spread(mass_here, l) / (before + p + mass_here))
                 store(kept, k * LANES, before)
             A_edge, A_run, B_edge, B_run = load(A[0], j), load(A[1], j), load(B[0], j), load(B[1], j)
             for k in range(count - 1, -1, -1):
-                i = get(rows, k) * C + h * D + c
-                x, cotangent, q = read(w, i, D - c), read(g, i, D - c), load(gates, k * LANES)
-                share, behind = get(pi, h * LANES + k), get(back, h * LANES + k)
-                pulled = q * x * cotangent
-                M = pulled * (share / get(Q, h * LANES + k))
-                B_run = B_run * l + (M - M * q)
-                A_run = A_run * l + M * q
+                value, cotangent, q = load(x, (h * BLOCK + k) * Dp + c), load(g_head, k * Dp + c), load(gates, k * LANES)
+                share, behind = get(pi, at + k), get(back, at + k)
+                pulled = q * value * cotangent
+                M = pulled * get(ratio, k)
+                B_run = fused(B_run, l, M - M * q)
+                A_run = fused(A_run, l, M * q)
                 a, b = A_edge * behind + A_run, B_edge * behind + B_run
-                store(parts, k * LANES, load(parts, k * LANES) + (a * x * x - pulled - b))
-                store(direct, k * H * Dp + j, (a * x * 2.0 - q * cotangent) * share)
+                part = a * value * value - pulled - b
+                if c > 0:
+                    part = part + load(parts, k * LANES)
+                store(parts, k * LANES, part)
+                store(direct, (h * BLOCK + k) * Dp + c, (a * value * 2.0 - q * cotangent) * share)
                 if decaying:
-                    kept_mass = get(Q, h * LANES + k) - share - MASS_EPS
+                    kept_mass = get(Q, at + k) - share - MASS_EPS
                     changes = changes + a * load(kept, k * LANES) - b * kept_mass
             store(A[1], j, A_run)
             store(B[1], j, B_run)
         for k in range(count):
-            put(u, h * LANES + k, total(load(parts, k * LANES)))
+            put(u, at + k, total(load(parts, k * LANES)))
         if decaying:
             add_to(d_decay, h, total(changes))
 
@@ -95,7 +115,7 @@ def score_gradients(u, e, pi, temperature, H):
 
 
 @device
-def energy_gradients(w, rows, count, H, D, decay, forth, back, e, f, a, E, direct, work, dw, dt, decaying, d_decay):
+def energy_gradients(x, soon, rows, count, H, D, decay, forth, back, e, f, a, E, direct, work, dw, dt, decaying, d_decay):
     """E runs back over the block; dw = direct + 2 w (f / c - E); dt [H] += sum e p / c.
 
     a and E are pairs: the sums at the chunk's edge and the run within the chunk.
@@ -110,11 +130,10 @@ def energy_gradients(w, rows, count, H, D, decay, forth, back, e, f, a, E, direc
             j = h * Dp + c
             start, run = load(a[0], j), load(a[1], j)
             for k in range(count):
-                x = read(w, get(rows, k) * C + h * D + c, D - c)
-                p = x * x
-                run = run * l
-                before = start * get(forth, h * LANES + k) + run
-                run = run + p
+                value = load(x, (h * BLOCK + k) * Dp + c)
+                p = value * value
+                before = fused(run, l, start * get(forth, h * LANES + k))
+                run = fused(run, l, p)
                 energy = before + p
                 inverse = spread(1.0, l) / larger(energy, floor)
                 ratio = p * inverse
@@ -126,12 +145,12 @@ def energy_gradients(w, rows, count, H, D, decay, forth, back, e, f, a, E, direc
             edge, run = load(E[0], j), load(E[1], j)
             for k in range(count - 1, -1, -1):
                 i, slope = get(rows, k) * C + h * D + c, get(f, h * LANES + k)
-                run = run * l
-                behind = edge * get(back, h * LANES + k) + run
-                x, more = read(w, i, D - c), load(added, k * LANES) * slope
+                prefetch(soon, i)
+                behind = fused(run, l, edge * get(back, h * LANES + k))
+                more = load(added, k * LANES) * slope
                 through = load(own, k * LANES) * slope - behind
-                write(dw, i, load(direct, k * H * Dp + j) + x * through * 2.0, D - c)
-                run = run + more
+                write(dw, i, load(direct, (h * BLOCK + k) * Dp + c) + load(x, (h * BLOCK + k) * Dp + c) * through * 2.0, D - c)
+                run = fused(run, l, more)
                 if decaying:
                     changes = changes - (behind + more) * load(kept, k * LANES)
             store(E[1], j, run)
@@ -146,7 +165,7 @@ def recall_chunk(low, high, saved, tensors, sizes, decay, edges, survive, mass, 
     w, mask, membership = tensors[0], tensors[2], tensors[3]
     H, D = sizes[0], sizes[1]
     start_a, start_S = edges
-    rows, counts, forth, pi, Q, runs_a, runs_S = chunk_parts
+    rows, counts, forth, pi, Q, runs_a, runs_S, x = chunk_parts
     Dp, C, lanes = padded(D), H * D, H * LANES
     P = H * Dp
     for h in range(H):
@@ -161,21 +180,20 @@ def recall_chunk(low, high, saved, tensors, sizes, decay, edges, survive, mass, 
         first = low + block * BLOCK
         here = rows + block * BLOCK
         count = real_rows(mask, first, min(first + BLOCK, high), here)
-        expect_rows(w, min(first + BLOCK, high), min(first + 2 * BLOCK, high), C)
-        expect_rows(tensors[1], first, min(first + BLOCK, high), C)
         put(counts, block, count)
         for k in range(count):
             for h in range(H):
                 put(pi, block * lanes + h * LANES + k, get(membership, get(here, k) * H + h))
         decay_powers(decay, survive, forth + block * lanes, count, H)
         advance_mass(mass, decay, pi + block * lanes, Q + block * lanes, count, H)
+        for h in range(H):  # meanwhile ask for the cotangents of these rows
+            gather_head(w, tensors[1], here, count, h, H, D, x + (block * H + h) * BLOCK * Dp)
         if first + BLOCK < high:
             next_a, next_S = runs_a + (block + 1) * P, runs_S + (block + 1) * P
             for i in range(0, P, LANES):
                 store(next_a, i, load(runs_a, block * P + i))
                 store(next_S, i, load(runs_S, block * P + i))
-            add_energy(w, here, count, H, D, decay, next_a)
-            add_moment(w, here, count, H, D, decay, pi + block * lanes, next_S)
+            advance_sums(x + block * P * BLOCK, count, H, Dp, decay, pi + block * lanes, next_a, next_S)
 
 
 @device
@@ -196,7 +214,7 @@ def backward_rows(number, origin, start, stop, first_state, tensors, sizes, sums
     H, D, bias_rows, chunk, decaying = sizes
     A, B, E, mass, survive, factors, dt, d_decay = sums
     decay, start_a, start_S, edge_A, run_A, edge_B, run_B, edge_E, run_E, back, u, e, work, direct = floats
-    rows, counts, forth, pi, Q, runs_a, runs_S = chunk_parts
+    rows, counts, forth, pi, Q, runs_a, runs_S, x = chunk_parts
     Dp, C, lanes = padded(D), H * D, H * LANES
     P = H * Dp
     for h in range(H):  # the gradients' sums as they are, in the statistics' type
@@ -220,7 +238,7 @@ def backward_rows(number, origin, start, stop, first_state, tensors, sizes, sums
             count, here, at = get(counts, block), rows + block * BLOCK, block * lanes
             powers_behind(decay, survive, back, count, H)
             moment_gradients(
-                w, g, here, count, H, D, decay, forth + at, back, pi + at, Q + at, (start_S, runs_S + block * P),
+                x + block * P * BLOCK, g, dw, here, count, H, D, decay, forth + at, back, pi + at, Q + at, (start_S, runs_S + block * P),
                 (edge_A, run_A), (edge_B, run_B), u, direct, work, decaying, d_decay,
             )
             if number == 0:
@@ -233,7 +251,7 @@ def backward_rows(number, origin, start, stop, first_state, tensors, sizes, sums
                         add_to(dt, h, D * slope * get(bias, row % bias_rows * H + h))
                         put(d_bias, row * H + h, D * get(u, h * LANES + k))
             energy_gradients(
-                w, here, count, H, D, decay, forth + at, back, e, u, (start_a, runs_a + block * P), (edge_E, run_E),
+                x + block * P * BLOCK, w + -chunk * C, here, count, H, D, decay, forth + at, back, e, u, (start_a, runs_a + block * P), (edge_E, run_E),
                 direct, work, dw, dt, decaying, d_decay,
             )
             first, last = low + block * BLOCK, min(low + (block + 1) * BLOCK, high)
@@ -332,8 +350,8 @@ def backward_words(H, D, chunk):
     """float64 slots of scratch for one worker."""
     P, lanes, blocks = H * padded(D), H * LANES, chunk // BLOCK
     sums = 6 * P + 5 * padded(H)
-    floats = padded(H) + 8 * P + 3 * lanes + 3 * BLOCK * LANES + BLOCK * P + padded(2 * H * D + H)
-    return sums + floats + blocks * (BLOCK + 3 * lanes + 2 * P) + padded(blocks)
+    floats = padded(H) + 8 * P + 3 * lanes + (3 * LANES + padded(D)) * BLOCK + LANES + BLOCK * P + padded(2 * H * D + H)
+    return sums + floats + blocks * (BLOCK + 3 * lanes + (2 + BLOCK) * P) + padded(blocks)
 
 
 def backward(storage):
@@ -366,7 +384,7 @@ def backward(storage):
         edges = decay + Hp
         back = edges + 8 * P
         work = back + 3 * lanes
-        direct = work + 3 * BLOCK * LANES
+        direct = work + (3 * LANES + Dp) * BLOCK + LANES
         first_state = direct + BLOCK * P
         forth = first_state + padded(2 * H * D + H)
         floats = (
@@ -376,7 +394,7 @@ def backward(storage):
         rows = pointer(scratch + 8 * (words * (worker + 1) - blocks * BLOCK - padded(blocks)), INT64)
         chunk_parts = (
             rows, rows + blocks * BLOCK, forth, forth + blocks * lanes, forth + 2 * blocks * lanes,
-            forth + 3 * blocks * lanes, forth + 3 * blocks * lanes + blocks * P,
+            forth + 3 * blocks * lanes, forth + 3 * blocks * lanes + blocks * P, forth + 3 * blocks * lanes + 2 * blocks * P,
         )
         for h in range(H):
             put(decay, h, 1.0 if decays == 0 else get(pointer(decays, one), h))

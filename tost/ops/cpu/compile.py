@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,8 +17,8 @@ import numba
 import numpy as np
 import torch
 
-from tost.ops.cpu import causal, causal_backward, full, full_backward
-from tost.ops.cpu.schedule import SIGNATURE, SMALL, schedule
+from tost.ops.cpu import causal, causal_backward, full, full_backward, schedule
+from tost.ops.cpu.schedule import KERNEL_TYPE, REGION_TYPE, SMALL
 
 # what stands for a storage type in a kernel; Numba has no half types on the CPU
 TAGS: dict[torch.dtype, Any] = {
@@ -54,32 +56,61 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def kernel(name: str, dtype: torch.dtype) -> int:
-    """Address of the kernel for tensors of this dtype, compiled at its first use."""
-    address = _compiled.get((name, dtype))
-    if address is None:
+def _once(key: Any, build: Callable[[], Any]) -> Any:
+    """What `build` makes, made at most once."""
+    made = _compiled.get(key)
+    if made is None:
         with _lock:
-            if (name, dtype) not in _compiled:
-                function = KERNELS[name]((TAGS[dtype], VERSION))
-                entry = _with_cache(lambda cache: numba.cfunc(SIGNATURE, cache=cache, error_model="numpy")(function))
-                _compiled[name, dtype, "keep alive"] = entry
-                _compiled[name, dtype] = entry.address
-            address = _compiled[name, dtype]
-    return address
+            if key not in _compiled:
+                _compiled[key] = build()
+            made = _compiled[key]
+    return made
 
 
-def scheduler(parallel: bool) -> Callable[[int, int], None]:
-    """The loop over sequences and threads."""
-    loop = _compiled.get(parallel)
-    if loop is None:
-        with _lock:
-            loop = _with_cache(
-                lambda cache: numba.njit(
-                    "void(int64, int64)", parallel=parallel, cache=cache, error_model="numpy", nogil=True
-                )(schedule((parallel, VERSION)))
+def kernel(name: str, dtype: torch.dtype) -> Any:
+    """The kernel for tensors of this dtype, a C function, compiled at its first use."""
+    return _once(
+        (name, dtype),
+        lambda: _with_cache(
+            lambda cache: numba.cfunc(KERNEL_TYPE, cache=cache, error_model="numpy")(KERNELS[name]((TAGS[dtype], VERSION)))
+        ),
+    )
+
+
+def region() -> Any:
+    """What a thread of torch's team does, a C function."""
+    return _once(
+        "region",
+        lambda: _with_cache(lambda cache: numba.cfunc(REGION_TYPE, cache=cache, error_model="numpy")(schedule.region(VERSION))),
+    )
+
+
+def loop(pool: bool) -> Callable[[int], None]:
+    """The loop over sequences and passes, on Numba's pool of threads or on torch's."""
+    return _once(
+        ("loop", pool),
+        lambda: _with_cache(
+            lambda cache: numba.njit("void(int64)", parallel=pool, cache=cache, error_model="numpy", nogil=True)(
+                schedule.schedule((pool, VERSION))
             )
-            _compiled[parallel] = loop
-    return loop
+        ),
+    )
+
+
+def _team() -> tuple[int, int, int] | None:
+    """Addresses of GOMP_parallel, omp_get_thread_num and omp_get_num_threads in the library that torch has loaded."""
+    if sys.platform == "win32":
+        return None
+    loaded = ctypes.CDLL(None)
+    try:
+        names = (loaded.GOMP_parallel, loaded.omp_get_thread_num, loaded.omp_get_num_threads)
+    except AttributeError:
+        return None
+    first, second, third = (ctypes.cast(name, ctypes.c_void_p).value or 0 for name in names)
+    return first, second, third
+
+
+TEAM = _team()
 
 
 def _with_cache(build: Callable[[bool], Any]) -> Any:
@@ -91,31 +122,38 @@ def _with_cache(build: Callable[[bool], Any]) -> Any:
         return build(False)  # no place on this machine is writable
 
 
-def launch(name: str, dtype: torch.dtype, sequences: tuple[int, int, int], plan: tuple[int, ...], words: int, own: tuple[int, ...]) -> None:
+def launch(
+    name: str,
+    dtype: torch.dtype,
+    sequences: tuple[int, int, int],
+    plan: tuple[int, ...],
+    words: int,
+    own: tuple[int, ...],
+) -> None:
     """Runs a kernel. sequences: their number, the rows of each, the address of their bounds (or 0). plan: numbers a row,
-    rows of a unit of work, passes over a shared sequence, first and behind the last pass over a whole one, numbers in all.
-    own: the kernel's own numbers."""
-    address, loop = kernel(name, dtype), None
-    workers = 1 if _forked or plan[5] < 2 * SMALL else torch.get_num_threads()
-    if workers > 1:
-        loop = scheduler(True)
+    rows of a unit of work, numbers of a large sequence, passes over a shared one, first and behind the last pass over a
+    whole one, numbers in all. words: scratch of a worker. own: the kernel's own numbers."""
+    workers = 1 if _forked or plan[-1] < 2 * SMALL else torch.get_num_threads()
+    pool = TEAM is None and workers > 1
+    team = (0, 0, 0, 0)
+    if pool:
         workers = min(workers, numba.config.NUMBA_NUM_THREADS)
-        if numba.get_num_threads() != workers:
-            numba.set_num_threads(workers)
-    else:
-        loop = scheduler(False)
+        numba.set_num_threads(workers)
+    elif workers > 1:
+        team = (region().address, *TEAM)
     call = _call_memory(8 * words * workers)
     begin = call + 8 * CALL_SLOTS
-    numbers = (*sequences, *plan[:5], workers, 0, begin, words, *own)
+    numbers = (*sequences, *plan[:-1], workers, 0, begin, words, kernel(name, dtype).address, *team, 0, 0, *own)
     _FORMATS[len(numbers)].pack_into(_local.memory, _local.offset, *numbers)
-    if workers > 1 and not _reentrant():
+    run = loop(pool)
+    if pool and numba.threading_layer() == "workqueue":  # it aborts the process when two threads enter it at once
         with _lock:
-            loop(address, call)
+            run(call)
     else:
-        loop(address, call)
+        run(call)
 
 
-CALL_SLOTS = 64
+CALL_SLOTS = 64  # int64 numbers of a call
 _FORMATS = [struct.Struct(f"{count}q") for count in range(CALL_SLOTS)]
 
 
@@ -129,11 +167,6 @@ def _call_memory(size: int) -> int:
     return _local.address
 
 
-def _reentrant() -> bool:
-    """Whether several Python threads may enter parallel regions at once: OpenMP and TBB allow it, Numba's own pool aborts."""
-    return numba.threading_layer() != "workqueue"
-
-
 def warm(dtypes: tuple[torch.dtype, ...]) -> dict[str, float]:
     """Compiles the kernels for these dtypes and the loops over threads; seconds by kernel."""
     seconds = {}
@@ -142,8 +175,8 @@ def warm(dtypes: tuple[torch.dtype, ...]) -> dict[str, float]:
             begin = time.perf_counter()
             kernel(name, dtype)
             seconds[f"{name} {str(dtype).removeprefix('torch.')}"] = time.perf_counter() - begin
-    for parallel in (False, True):
-        begin = time.perf_counter()
-        scheduler(parallel)
-        seconds["threads" if parallel else "one thread"] = time.perf_counter() - begin
+    begin = time.perf_counter()
+    loop(TEAM is None)
+    region()
+    seconds["threads"] = time.perf_counter() - begin
     return seconds

@@ -15,7 +15,7 @@ from numba.extending import register_jitable
 
 from tost.ops.common import FULL_FLOOR, MASS_EPS
 from tost.ops.cpu.blocks import (
-    BLOCK, FLAG, FLOAT64, INT64, OWN, SCRATCH, WORDS, add_to, clear, collect, device, expect_rows, flush, padded, real_rows, softmax_heads,
+    BLOCK, FLAG, FLOAT64, INT64, OWN, SCRATCH, WORDS, add_to, clear, collect, device, flush, padded, real_rows, softmax_heads,
 )
 from tost.ops.cpu.simd import LANES, get, load, pointer, put, read, spread, store, total, write, zero
 
@@ -29,7 +29,6 @@ def add_energy(w, mask, start, stop, H, D, rows, run, energy):
     C, Dp = H * D, padded(D)
     for low in range(start, stop, BLOCK):
         count = real_rows(mask, low, min(low + BLOCK, stop), rows)
-        expect_rows(w, min(low + BLOCK, stop), min(low + 2 * BLOCK, stop), C)
         for h in range(H):
             for c in range(0, D, LANES):
                 sums = load(run, h * Dp + c)

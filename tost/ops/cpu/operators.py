@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 HUGE = 1 << 22  # bytes from which large pages pay
+LARGE, NEVER = 1 << 21, 1 << 62  # numbers of a sequence from which threads share it for the cache's sake
 CHUNK = {2: 128, 4: 64, 8: 64}  # rows between saved states by w's bytes a number: at most a tenth of w with the memberships
 
 STATE = "Tensor? energy, Tensor? moment, Tensor? mass"
@@ -75,11 +76,11 @@ def count_of(w: Tensor, cu_seqlens: Tensor | None) -> int:
     return w.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
 
-def plan(w: Tensor, cu_seqlens: Tensor | None, unit: int, passes: int, whole: tuple[int, int]) -> tuple:
+def plan(w: Tensor, cu_seqlens: Tensor | None, unit: int, large: int, passes: int, whole: tuple[int, int]) -> tuple:
     """The arguments of `compile.launch` that say how work may be dealt out."""
     B, N, H, D = w.shape
     sequences = (count_of(w, cu_seqlens), N, address(cu_seqlens))
-    return sequences, (H * D, unit, passes, *whole, B * N * H * D)
+    return sequences, (H * D, unit, large, passes, *whole, B * N * H * D)
 
 
 def full(
@@ -97,7 +98,7 @@ def full(
     energy, moment = torch.empty(S, H, D, dtype=wide), torch.empty(S, H, D, dtype=wide)
     mass = torch.empty(S, H, dtype=wide)
     own = (H, D, *map(address, (w, y, t, mask, membership, energy, mass, moment)))
-    launch("full", w.dtype, *plan(w, cu_seqlens, 16, 3, (0, 3)), forward_words(H, D), own)
+    launch("full", w.dtype, *plan(w, cu_seqlens, 16, LARGE, 3, (0, 3)), forward_words(H, D), own)
     return y, membership, energy, mass, moment
 
 
@@ -122,7 +123,7 @@ def full_backward(
     dw, dots = fresh(w), torch.empty_like(membership)
     dt = torch.empty(count_of(w, cu_seqlens), H, dtype=torch.float64)
     own = (H, D, *map(address, (w, g, t, mask, membership, energy, mass, moment, dots, dw, dt)))
-    launch("full backward", w.dtype, *plan(w, cu_seqlens, 16, 3, (0, 3)), backward_words(H, D), own)
+    launch("full backward", w.dtype, *plan(w, cu_seqlens, 16, LARGE, 3, (0, 3)), backward_words(H, D), own)
     return dw, dt.sum(0).to(temperature.dtype)
 
 
@@ -155,7 +156,7 @@ def causal(
         H, D, 0 if bias is None else bias.shape[0] * N, chunk,
         *map(address, (w, y, t, mask, bias, decay, energy, moment, mass, *ends, membership, states)), keep,
     )
-    launch("causal", w.dtype, *plan(w, cu_seqlens, chunk, 3, (-1, 0)), forward_words(H, D), own)
+    launch("causal", w.dtype, *plan(w, cu_seqlens, chunk, NEVER, 3, (-1, 0)), forward_words(H, D), own)
     return y, *ends, membership if keep else torch.empty(0, dtype=wide), states
 
 
@@ -197,7 +198,7 @@ def causal_backward(
         *map(address, (w, g, t, mask, b, l, a, m, p, membership, states, ga, gm, gp, dw, dt, db)),
         address(dl) if wants_decay else 0, *(0 if part is None else address(d) for part, d in zip((a, m, p), ds)),
     )
-    launch("causal backward", w.dtype, *plan(w, cu_seqlens, chunk, 4, (-1, 0)), backward_words(H, D, chunk), own)
+    launch("causal backward", w.dtype, *plan(w, cu_seqlens, chunk, NEVER, 4, (-1, 0)), backward_words(H, D, chunk), own)
     if bias is not None:
         db = db.sum_to_size(bias.shape).to(bias.dtype)
     if wants_decay and decay is not None:
