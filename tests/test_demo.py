@@ -109,8 +109,10 @@ def test_tiles_compare_the_largest_size_that_both_ran():
     shape = {"op": "full", "direction": "forward+backward", "B": 1, "H": 8, "D": 48}
     times = [{**shape, "contestant": "cpu", "N": n, "ms": n / 1000} for n in (1024, 4096)]
     times += [{**shape, "contestant": "published", "N": n, "ms": n / 100} for n in (1024, 4096)]
-    times += [{**shape, "contestant": "softmax", "N": n, "ms": ms} for n, ms in ((1024, 30.72), (4096, None))]
+    times += [{**shape, "contestant": "softmax", "N": n, "ms": ms} for n, ms in ((4096, 122.88), (8192, None))]
     memory = [{**shape, "contestant": name, "N": 1024, "bytes": b} for name, b in (("cpu", 10), ("softmax", 210))]
     facts = page.bench_tiles({"times": times, "memory": memory})
     assert [value for value, _ in facts] == ["10x", "30x", "21x"]
-    assert "4,096" in facts[0][1] and "1,024" in facts[1][1]
+    assert "4,096" in facts[0][1] and "1,024" in facts[2][1]
+    few = [row for row in times if row["N"] == 1024]
+    assert len(page.bench_tiles({"times": few, "memory": []})) == 0

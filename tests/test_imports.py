@@ -11,8 +11,12 @@ ROOT = Path(__file__).parent.parent / "tost"
 
 # A file may import its own room and rooms on lower floors. docs/design.md shows the same picture.
 FLOORS = [
-    {"cli", "demo", "app", "__main__"},
-    {"training", "evaluation", "analysis", "bench", "deploy", "doctor"},
+    {"__main__"},
+    {"cli", "demo", "app"},
+    {"doctor", "evaluation", "deploy"},
+    {"bench"},
+    {"analysis"},
+    {"training"},
     {"models", "data"},
     {"rates"},
     {"nn"},
@@ -20,14 +24,6 @@ FLOORS = [
     {"files", "extras"},
 ]
 LEAVES = {"integrations"}  # may import anything, imported by nobody
-# rooms that may see a neighbour of their own floor
-NEIGHBOURS = {
-    ("evaluation", "training"),
-    ("analysis", "training"),
-    ("doctor", "bench"),
-    ("app", "demo"),
-    ("__main__", "cli"),
-}
 
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = (
@@ -74,8 +70,6 @@ def violation(importer: str, imported: str) -> str | None:
         return None
     if imported in LEAVES:
         return f"{imported} is imported by nobody"
-    if (importer, imported) in NEIGHBOURS:
-        return None
     if FLOOR_OF[imported] <= FLOOR_OF[importer]:
         return f"{importer} may not look up (or sideways) to {imported}"
     return None

@@ -118,7 +118,7 @@ def kernels(warm: bool) -> Iterator[str]:
     started = time.perf_counter()
     make_ready()
     yield f"ready after {time.perf_counter() - started:.1f} s"
-    dispatcher: Any = compile.scheduler(True)
+    dispatcher: Any = compile.loop(False)
     folder = dispatcher.stats.cache_path
     yield f"kept in {folder}" if folder else "kept nowhere: set NUMBA_CACHE_DIR to a folder that can be written"
 

@@ -20,7 +20,8 @@ def membership_figure(
     """One row per layer: which head holds each patch, then how much of each patch every head takes.
 
     image: [H, W] or [3, H, W] in 0 to 1.  memberships: layer -> [N, heads], N = rows * columns of `grid`.
-    Maps are enlarged to the image, smoothly or as squares. Each is drawn between its own 1st and 99th percentile, which stand above it.
+    Maps are enlarged to the image, smoothly or as squares. Each is drawn between its own 1st and 99th percentile, which
+    stand above it.
     Raises ValueError if the memberships don't fill the grid.
     """
     rows, columns = grid

@@ -11,10 +11,13 @@ from torch import Tensor
 from tost.bench.contestants import CONTESTANTS, Case, Entry, make_inputs
 from tost.ops import causal_tssa, tssa
 
-# largest error, relative to the largest entry, of float32 against the float64 eager backend; and of that in float64
-# against the token-by-token reference
-TOLERANCES = {"y": 2e-5, "dw": 5e-5, "dtemperature": 2e-4}
-REFERENCE_TOLERANCE = 1e-9
+TOLERANCES = {
+    "y": 2e-5,
+    "dw": 5e-5,
+    "dtemperature": 2e-4,
+}  # of the largest entry: ours against the float64 eager backend
+RIVALS = 10  # times that is allowed to rivals: the published causal sums lose digits as they grow
+REFERENCE_TOLERANCE = 1e-9  # the float64 eager backend against the token-by-token reference
 
 
 class Check(NamedTuple):
@@ -63,8 +66,11 @@ def check_case(case: Case, entries: Sequence[Entry]) -> list[Check]:
     expected = in_float64(case, "eager")
     checks = []
     for entry in entries:
-        if CONTESTANTS[entry.name].exact:
-            checks += compare(entry.name, case, entry.outputs(), expected, TOLERANCES)
+        contestant = CONTESTANTS[entry.name]
+        if contestant.exact:
+            factor = RIVALS if contestant.kind == "rival" else 1
+            allowed = {what: factor * tolerance for what, tolerance in TOLERANCES.items()}
+            checks += compare(entry.name, case, entry.outputs(), expected, allowed)
     return checks
 
 

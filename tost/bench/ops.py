@@ -23,6 +23,7 @@ from tost.bench.plan import Plan, is_optional, make_plan
 from tost.bench.tables import report
 
 MEMORY_PATIENCE = 3  # a peak takes one call, a time several
+HASTE_S = 3.0  # longest call whose memory is measured when time has run out
 
 
 @dataclass
@@ -143,9 +144,9 @@ def memory_groups(plan: Plan, cases: list[Case]) -> dict[str, list[Case]]:
 
 def memory_records(plan: Plan, name: str, cases: list[Case]) -> list[dict[str, Any]]:
     """Peaks of one contestant; cases out of reach say why."""
-    reasons = {case: plan.too_large(name, case, MEMORY_PATIENCE * plan.call_limit_s) for case in cases}
-    if plan.elapsed > plan.deadline_s and is_optional(name):
-        reasons = dict.fromkeys(cases, "out of time")
+    short = plan.elapsed > plan.deadline_s and is_optional(name)
+    patience = HASTE_S if short else MEMORY_PATIENCE * plan.call_limit_s
+    reasons = {case: plan.too_large(name, case, patience) for case in cases}
     measured = [case for case in cases if reasons[case] is None]
     found = dict(zip(measured, memory.peaks(name, measured))) if measured else {}
     return [{**_case_record(case, name), "bytes": found.get(case), "note": reasons[case]} for case in cases]

@@ -31,7 +31,7 @@ class Plan:
     memory_directions: tuple[bool, ...]
     case_s: float  # no new round of a case starts after this
     budget_s: float  # rivals other than the published formula are left out after this, rounds are few
-    deadline_s: float  # nor is their memory measured after this
+    deadline_s: float  # of their peaks only those of short calls are measured after this
     started: float = field(default_factory=time.monotonic)
     seen: dict[tuple[str, str, bool], tuple[int, float]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)

@@ -50,7 +50,7 @@ def times(rows: Sequence[Record]) -> str:
 
 def memory(rows: Sequence[Record]) -> str:
     """Contestants down, operator, direction and shape across."""
-    keys = unique((r["op"], r["direction"], shape_of(r)) for r in rows)
+    keys = sorted(unique((r["op"], r["direction"], shape_of(r)) for r in rows), key=lambda key: key[0] != "full")
     cells = {}
     for r in rows:
         value = r["note"] or "not measured" if r["bytes"] is None else f"{r['bytes'] / 2**20:,.0f}"

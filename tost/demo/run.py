@@ -38,8 +38,7 @@ def demo(
         quick_bench: in two minutes, not in twenty
         epochs: passes over the training images, if not the recipe's
     """
-    for module in ("matplotlib", "skimage"):
-        require(module, extra="analysis")
+    require("matplotlib", extra="analysis")
     for module in ("transformers", "accelerate", "kornia", "sklearn"):
         require(module, extra="training")
     options = Options(out, bench, quick_bench, epochs)

@@ -81,7 +81,7 @@ def region() -> Any:
     """What a thread of torch's team does, a C function."""
     return _once(
         "region",
-        lambda: _with_cache(lambda cache: numba.cfunc(REGION_TYPE, cache=cache, error_model="numpy")(schedule.region(VERSION))),
+        lambda: _with_cache(lambda cache: numba.cfunc(REGION_TYPE, cache=cache, error_model="numpy")(schedule.region((True, VERSION)))),
     )
 
 

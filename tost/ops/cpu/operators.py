@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-HUGE = 1 << 22  # bytes from which large pages pay
+PAGE = 1 << 21  # bytes of a large page
 LARGE, NEVER = 1 << 21, 1 << 62  # numbers of a sequence from which threads share it for the cache's sake
 CHUNK = {2: 128, 4: 64, 8: 64}  # rows between saved states by w's bytes a number: at most a tenth of w with the memberships
 
@@ -52,14 +52,13 @@ _MADVISE = _advise()
 def fresh(like: Tensor) -> Tensor:
     """Memory for a contiguous tensor like this one.
 
-    Writing to a large fresh tensor costs several times more than the copy itself when it comes in pages of 4 kB: ask for
-    large ones (an advice, which the system may not take).
+    The first write to memory fresh from the system costs several times more than the copy itself where pages have 4 kB:
+    ask for large ones (an advice, which the system may not take).
     """
     out = torch.empty(like.shape, dtype=like.dtype)
-    size = out.nbytes
-    if size >= HUGE and _MADVISE is not None:
-        start = (out.data_ptr() + 4095) // 4096 * 4096
-        _MADVISE(start, (out.data_ptr() + size - start) // 4096 * 4096, 14)  # MADV_HUGEPAGE
+    if out.nbytes >= 2 * PAGE and _MADVISE is not None:
+        start = -(-out.data_ptr() // PAGE) * PAGE
+        _MADVISE(start, (out.data_ptr() + out.nbytes - start) // PAGE * PAGE, 14)  # MADV_HUGEPAGE
     return out
 
 

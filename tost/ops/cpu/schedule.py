@@ -101,13 +101,13 @@ def work(address, worker):
         mine = claim(call + COUNTER)
 
 
-def region(version):
-    """What a thread of a team does."""
+def region(mode):
+    """What a thread of a team does, for this version of the source."""
 
     def enter(address):
-        call = pointer(address, INT64)
+        call, _ = pointer(address, INT64), mode[0]
         # a team may be smaller than asked for, in another's parallel region for one
-        for worker in range(ask(get(call, RANK)), get(call, WORKERS) + version * 0, ask(get(call, MEMBERS))):
+        for worker in range(ask(get(call, RANK)), get(call, WORKERS), ask(get(call, MEMBERS))):
             work(address, worker)
 
     return enter
