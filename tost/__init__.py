@@ -10,16 +10,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tost.ops import TSSAState, TSSAStats, causal_tssa, tssa
-
 if TYPE_CHECKING:
+    from tost import models, nn, ops, rates
     from tost.models import ToST, create_model, list_models
     from tost.nn import TSSA, Block, CausalTSSA, ClassAttention, TSSA2d
+    from tost.ops import TSSAState, TSSAStats, causal_tssa, tssa
 
 __version__ = "0.1.0"
 
-# Loaded at first use, so that `import tost` costs no more than torch.
-_LAZY = {
+# Imported at first use: the command line answers --help without waiting for torch.
+_HOME = {
+    "tssa": "tost.ops",
+    "causal_tssa": "tost.ops",
+    "TSSAState": "tost.ops",
+    "TSSAStats": "tost.ops",
     "TSSA": "tost.nn",
     "CausalTSSA": "tost.nn",
     "TSSA2d": "tost.nn",
@@ -29,6 +33,7 @@ _LAZY = {
     "create_model": "tost.models",
     "list_models": "tost.models",
 }
+_ROOMS = ("models", "nn", "ops", "rates")
 
 __all__ = [
     "TSSA",
@@ -42,15 +47,21 @@ __all__ = [
     "causal_tssa",
     "create_model",
     "list_models",
+    "models",
+    "nn",
+    "ops",
+    "rates",
     "tssa",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'tost' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"tost.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'tost' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted({*globals(), *_HOME, *_ROOMS})

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 import tost
 from tests.ops.common import TOLERANCE, assert_near, make_inputs, make_state, value_and_gradients
@@ -107,34 +106,6 @@ def test_many_python_threads_at_once(op):
                 assert torch.equal(run[name], part), name
 
 
-class Calls(Dataset):
-    """Every item is a call that is large enough to be shared between threads."""
-
-    def __init__(self):
-        self.inputs = [make_inputs((1, 1500, 3, 20), torch.float32, seed=k)[:2] for k in range(4)]
-
-    def __len__(self):
-        return len(self.inputs)
-
-    def __getitem__(self, k):
-        before = torch.get_num_threads()
-        torch.set_num_threads(2)  # as in a child that was forked by hand; a loader's worker is given one
-        results = [op(*self.inputs[k], backend="cpu") for op in (tssa, causal_tssa)]
-        torch.set_num_threads(before)
-        return results
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_forked_workers():
-    """OpenMP does not survive a fork: a child of a process that has used it runs on one thread, and is right."""
-    calls = Calls()
-    expected = [calls[k] for k in range(4)]
-    loader = DataLoader(calls, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
-    for found, wanted in zip(loader, expected):
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
-
-
 def run_python(code, folder, **environment):
     """Output of a fresh interpreter that imports the package from `folder`."""
     env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", **environment}
@@ -153,6 +124,41 @@ y = tssa(torch.ones(1, 4, 2, 3), torch.ones(2), backend="cpu")
 assert torch.allclose(y, torch.full_like(y, -0.25)), y  # -Pi w / (1 + m), Pi = 1/2 and m = 1
 print(compile.kernel("full", torch.float32).cache_hits)
 """
+
+
+FORKS = """
+import os, sys, torch
+from torch.utils.data import DataLoader
+from tost.ops import causal_tssa, tssa
+
+torch.set_num_threads(2)
+inputs = [torch.randn(1, 1500, 3, 20) for _ in range(4)]
+temperature = torch.ones(3)
+
+class Calls:
+    def __len__(self):
+        return 4
+    def __getitem__(self, k):
+        return [op(inputs[k], temperature, backend="cpu") for op in (tssa, causal_tssa)]
+
+def agree(found, wanted):
+    return all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(found, wanted))
+
+expected = [Calls()[k] for k in range(4)]
+child = os.fork()  # has two threads still, as far as torch knows
+if child == 0:
+    os._exit(0 if agree(Calls()[0], expected[0]) else 1)
+assert os.waitpid(child, 0)[1] == 0
+loader = DataLoader(Calls(), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
+assert all(agree(found, wanted) for found, wanted in zip(loader, expected))
+print("agree")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_forked_children():
+    """OpenMP does not survive a fork: a child of a process that has used it runs on one thread, and is right."""
+    assert run_python(FORKS, Path(tost.__file__).parents[1]) == ["agree"]
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ def causal(
     y, ends = fresh(w), (*(torch.empty(S, H, D, dtype=torch.float64) for _ in range(2)), torch.empty(S, H, dtype=torch.float64))
     shared = keep or (w.numel() >= 1 << 16 and 2 * S < 1 << 16)  # memberships pass from thread to thread
     membership = torch.empty((B, N, H) if shared else 0, dtype=wide)
-    states = torch.empty((B * N // chunk, H * (2 * D + 1)) if keep else 0, dtype=wide)
+    states = torch.zeros((B * N // chunk, H * (2 * D + 1)) if keep else 0, dtype=wide)  # some places stay unused
     own = (
         H, D, 0 if bias is None else bias.shape[0] * N, chunk,
         *map(address, (w, y, t, mask, bias, decay, energy, moment, mass, *ends, membership, states)), keep,
