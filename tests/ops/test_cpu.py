@@ -197,7 +197,9 @@ def forbid(*kinds):
 @pytest.mark.parametrize("nowhere", [False, True], ids=["read-only package", "nowhere to write"])
 def test_no_place_for_compiled_code(package, nowhere):
     """A package folder that cannot be written to sends the cache to the user's; without that one there is none."""
-    kinds = "caching.InTreeCacheLocator" + (", caching.InTreeCacheLocatorFsAgnostic, caching.UserWideCacheLocator" if nowhere else "")
+    kinds = "caching.InTreeCacheLocator" + (
+        ", caching.InTreeCacheLocatorFsAgnostic, caching.UserWideCacheLocator" if nowhere else ""
+    )
     code = UNWRITABLE + f"forbid({kinds})" + FIRST_CALL
     user = package / "user"
     expected = ["0"] if nowhere else ["1"]
@@ -206,7 +208,7 @@ def test_no_place_for_compiled_code(package, nowhere):
 
 
 def test_without_torchs_threads(package):
-    """Where torch's OpenMP library lacks the entry points, Numba's own pool serves, also its one that takes a thread at a time."""
+    """Where torch's OpenMP library lacks the entry points, Numba's pools serve, the one for a thread at a time too."""
     code = """
     import threading, torch
     from tost.ops import causal_tssa
@@ -249,9 +251,7 @@ def test_operators_are_registered_properly(packed):
         _, *statistics = ops.cpu_tssa(*full)
         torch.library.opcheck(ops.cpu_tssa_backward, (g, *full, *statistics))
         _, *ends, membership, states = ops.cpu_causal_tssa(*causal, True)
-        torch.library.opcheck(
-            ops.cpu_causal_tssa_backward, (g, *ends, *causal, membership, states, True)
-        )
+        torch.library.opcheck(ops.cpu_causal_tssa_backward, (g, *ends, *causal, membership, states, True))
 
 
 @OPS
@@ -326,7 +326,9 @@ def test_ten_million_tokens_do_not_drift(D):
 
 def test_tokens_one_by_one_do_not_drift():
     """After a state of ten million tokens a single one still counts: a float32 sum would not move."""
-    before = TSSAState(torch.full((1, 1, 1), 1e7), torch.full((1, 1, 1), 1e7), torch.full((1, 1), 1e7), torch.tensor([10**7]))
+    before = TSSAState(
+        torch.full((1, 1, 1), 1e7), torch.full((1, 1, 1), 1e7), torch.full((1, 1), 1e7), torch.tensor([10**7])
+    )
     state = TSSAState(*(part.double() for part in before[:3]), before.length)
     w = torch.full((1, 1, 1, 1), 0.3)
     for _ in range(1000):

@@ -58,14 +58,15 @@ def test_eager_has_second_derivatives(op, options):
     assert torch.autograd.gradgradcheck(lambda w, t: op(w, t, backend="eager", **options), (w, temperature))
 
 
-def test_eager_has_second_derivatives_over_blocks(monkeypatch):
-    """The saved states between blocks must not cut the second derivative."""
-    monkeypatch.setattr("tost.ops.eager_causal.BLOCK", 2 * 3 * 32)
+@OPS
+def test_eager_has_second_derivatives_over_blocks(op, monkeypatch):
+    """What is saved, and what is between blocks, must not cut the second derivative."""
+    monkeypatch.setattr("tost.ops.segments.BLOCK", 2 * 3 * 32)
     w, temperature, g = make_inputs((1, 70, 2, 3))
     w.requires_grad_()
 
     def second(backend):
-        first = torch.autograd.grad((causal_tssa(w, temperature, backend=backend) * g).sum(), w, create_graph=True)[0]
+        first = torch.autograd.grad((op(w, temperature, backend=backend) * g).sum(), w, create_graph=True)[0]
         return torch.autograd.grad((first * g).sum(), w)[0]
 
     torch.testing.assert_close(second("eager"), second("reference"), rtol=1e-9, atol=1e-11)

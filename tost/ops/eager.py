@@ -36,22 +36,22 @@ def _forward(w: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens: Te
     x = zero_masked(w, mask)
     with no_autocast(w.device.type):
         membership, energy, mass, moment = _statistics(x, temperature, mask, cu_seqlens)
-        gate = segments_of(x, cu_seqlens).spread(1 / (1 + moment))
-        y = (x * gate).mul_(-membership.unsqueeze(-1))
-    return y.to(w.dtype), membership, energy, mass, moment
+        rows = segments_of(x, cu_seqlens)
+        gate = rows.spread(-1 / (1 + moment))
+        y = rows.each(w, lambda k: (x[:, k] * membership[:, k, :, None] * gate).to(w.dtype))
+    return y, membership, energy, mass, moment
 
 
 def _statistics(x: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
     """Membership, energy, mass and moment of tokens x (already in the statistics' dtype, masked ones zero)."""
     rows = segments_of(x, cu_seqlens)
-    p = x.square()
-    energy = rows.total(p)
-    score = rows.dot(p, 1 / energy.clamp_min(FULL_FLOOR))
+    energy = rows.weigh(None, x, x)
+    score = rows.dot(x, x, 1 / energy.clamp_min(FULL_FLOOR))
     membership = torch.softmax(temperature.to(x.dtype) * score, -1)
     if mask is not None:
         membership = membership * mask.unsqueeze(-1)
     mass = rows.total(membership)
-    moment = rows.weigh(membership, p) / (mass + MASS_EPS).unsqueeze(-1)
+    moment = rows.weigh(membership, x, x) / (mass + MASS_EPS).unsqueeze(-1)
     return membership, energy, mass, moment
 
 
@@ -81,17 +81,20 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients to w and the temperature; the letters are those of docs/math.md."""
     rows = segments_of(x, cu_seqlens)
-    p, xg = x.square(), x * g
     inverse = 1 / energy.clamp_min(FULL_FLOOR)
     q = 1 / (1 + m)
-    A = q.square() * rows.weigh(pi, xg) / (mass + MASS_EPS).unsqueeze(-1)
+    A = q.square() * rows.weigh(pi, x, g) / (mass + MASS_EPS).unsqueeze(-1)
     B = (A * m).sum(-1)
-    u = rows.dot(p, A) - rows.dot(xg, q) - rows.spread(B)
+    u = rows.dot(x, x, A) - rows.dot(x, g, q) - rows.spread(B)
     e = pi * (u - (pi * u).sum(-1, keepdim=True))
     f = t * e
-    dt = (e * rows.dot(p, inverse)).sum((0, 1))
+    dt = (e * rows.dot(x, x, inverse)).sum((0, 1))
     # 1/c^2 would overflow float32 at the floor: divide twice
-    E = torch.where(energy >= FULL_FLOOR, rows.weigh(f, p) * inverse * inverse, 0.0)
-    pull = pi.unsqueeze(-1) * rows.spread(A) + f.unsqueeze(-1) * rows.spread(inverse) - rows.spread(E)
-    dw = 2 * x * pull - pi.unsqueeze(-1) * rows.spread(q) * g
-    return dw, dt
+    E = torch.where(energy >= FULL_FLOOR, rows.weigh(f, x, x) * inverse * inverse, 0.0)
+    A, inverse, E, q = (rows.spread(s) for s in (2 * A, 2 * inverse, 2 * E, q))
+
+    def pull(k: slice) -> Tensor:
+        pi_k, f_k = pi[:, k, :, None], f[:, k, :, None]
+        return x[:, k] * (pi_k * A + f_k * inverse - E) - pi_k * q * g[:, k]
+
+    return rows.each(x, pull), dt

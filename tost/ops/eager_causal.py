@@ -15,9 +15,7 @@ from torch import Tensor
 from tost.ops.common import CAUSAL_FLOOR, MASS_EPS
 from tost.ops.recurrence import recurrence_of
 from tost.ops.scan import CHUNK
-from tost.ops.segments import no_autocast, zero_masked
-
-BLOCK = 2**17  # numbers of w in a block: 512 kB in float32, an L2 cache's worth with the temporaries
+from tost.ops.segments import no_autocast, token_blocks, zero_masked
 
 
 def causal_tssa(
@@ -62,12 +60,7 @@ class _Pass:
 
 
 def _blocks(w: Tensor, cu_seqlens: Tensor | None) -> list[slice]:
-    """Token ranges to take one after another; a single one where blocks bring nothing or graphs are traced."""
-    B, N, H, D = w.shape
-    if cu_seqlens is not None or w.device.type != "cpu" or torch.compiler.is_compiling() or w.numel() <= BLOCK:
-        return [slice(0, N)]
-    size = max(CHUNK, BLOCK // (B * H * D) // CHUNK * CHUNK)
-    return [slice(start, min(start + size, N)) for start in range(0, N, size)]
+    return token_blocks(w, CHUNK) if cu_seqlens is None else [slice(0, w.shape[1])]
 
 
 def _block_inputs(inputs: tuple, block: slice, state: Any) -> tuple:

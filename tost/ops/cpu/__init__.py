@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from tost.ops.cpu import operators
+from tost.ops.cpu import autograd
 
 __all__ = ["causal_tssa", "decline", "tssa", "warm"]
 
@@ -45,7 +44,7 @@ def _is_mapped() -> bool:
 def tssa(w: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
     """Full token statistics; returns y, membership, energy, mass, moment (see tost.ops.api.tssa)."""
     if torch.is_grad_enabled() and (w.requires_grad or temperature.requires_grad):
-        return operators.Full.apply(w, temperature, mask, cu_seqlens)
+        return autograd.Full.apply(w, temperature, mask, cu_seqlens)
     return torch.ops.tost.cpu_tssa(w, temperature, mask, cu_seqlens)
 
 
@@ -64,7 +63,7 @@ def causal_tssa(
     inputs = (w, temperature, bias, decay, mask, cu_seqlens, energy, moment, mass)
     keep = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in inputs)
     if keep:
-        return operators.Causal.apply(*inputs, True)[:4]
+        return autograd.Causal.apply(*inputs, True)[:4]
     return torch.ops.tost.cpu_causal_tssa(*inputs, False)[:4]
 
 

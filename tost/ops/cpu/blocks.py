@@ -4,11 +4,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from tost.ops.cpu.simd import LANES, exp_negative, get, larger, load, pointer, prefetch, put, read, spread, store, widen, write
+from tost.ops.cpu.simd import (
+    LANES,
+    exp_negative,
+    get,
+    larger,
+    load,
+    pointer,
+    prefetch,
+    put,
+    read,
+    spread,
+    store,
+    widen,
+    write,
+)
 
 BLOCK = LANES  # rows: one lane each in the softmax over heads
 FLOAT64, INT64, FLAG = np.float64(0), np.int64(0), np.uint8(0)  # tags
@@ -16,13 +32,33 @@ NOTHING, ONE = np.int64(0), np.int64(1)  # a literal in a call would make Numba 
 
 # A call is a row of int64 numbers: these, then the addresses and sizes of the kernel (from OWN on).
 (
-    SEQUENCES, TOKENS, BOUNDS, NUMBERS, UNIT, LARGE, PASSES, FIRST, STOP, WORKERS, COUNTER, SCRATCH, WORDS,
-    KERNEL, REGION, TEAM, RANK, MEMBERS, PASS, SEQUENCE, OWN,
+    SEQUENCES,
+    TOKENS,
+    BOUNDS,
+    NUMBERS,
+    UNIT,
+    LARGE,
+    PASSES,
+    FIRST,
+    STOP,
+    WORKERS,
+    COUNTER,
+    SCRATCH,
+    WORDS,
+    KERNEL,
+    REGION,
+    TEAM,
+    RANK,
+    MEMBERS,
+    PASS,
+    SEQUENCE,
+    OWN,
 ) = (np.int64(i) for i in range(21))
 
 # Called by other kernels only. Each function is optimised on its own and again in its callers: few layers compile fast.
-device = numba.njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-layer = numba.njit(error_model="numpy", inline="always")
+jit: Any = numba.njit
+device = jit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+layer = jit(error_model="numpy", inline="always")
 
 
 @register_jitable
@@ -56,7 +92,7 @@ def real_rows(mask, start, stop, rows):
 
 @device
 def gather_head(numbers, soon, rows, count, h, H, D, head):
-    """head [BLOCK, D padded] = one head of a block's rows, side by side: rows some kB apart would fight for cache lines.
+    """head [BLOCK, D padded] = one head of a block's rows, side by side: rows some kB apart would fight for cache.
 
     The same places of `soon` are asked for ahead of their use: the processor foresees only reads in order.
     """

@@ -8,7 +8,7 @@ A sequence that other threads would wait for is shared: they sum the energies of
 the moments, then write the outputs; each starts from the sums of the workers before it.
 """
 
-# S sequences, R rows = tokens of all sequences, H heads, D features per head, C = H*D, P = heads padded to whole vectors
+# S sequences, R rows = tokens of all sequences, H heads, D features per head, C = H*D, P = H * (D padded to vectors)
 
 from __future__ import annotations
 
@@ -17,9 +17,25 @@ from numba.extending import register_jitable
 
 from tost.ops.common import CAUSAL_FLOOR, MASS_EPS
 from tost.ops.cpu.blocks import (
-    BLOCK, FLOAT64, INT64, NOTHING, ONE, OWN, SCRATCH, WORDS, clear, clear_rows, device, first_row, layer, padded, real_rows, softmax_heads,
+    BLOCK,
+    FLOAT64,
+    INT64,
+    NOTHING,
+    ONE,
+    OWN,
+    SCRATCH,
+    WORDS,
+    clear,
+    clear_rows,
+    device,
+    first_row,
+    layer,
+    padded,
+    real_rows,
+    softmax_heads,
 )
 from tost.ops.cpu.simd import LANES, get, larger, load, pointer, put, read, spread, store, total, widen, write, zero
+from tost.ops.cpu.states import hand_over, take_over
 
 CAUSAL_PASSES, EVERYTHING = np.int64(3), np.int64(-1)  # or all passes at once, block by block
 
@@ -196,30 +212,6 @@ def forward_rows(number, origin, start, stop, tensors, sizes, sums, floats, rows
             put(factors, h, get(factors, h) * get(survive, h))
 
 
-@device
-def take_over(sums, given, s, H, D, Dp, parts, words, factors, slot, before):
-    """The sums [H, Dp] at a worker's first row: the incoming state (an address, or 0) and what `before` workers added."""
-    clear(sums, H * Dp)
-    if given != 0:
-        state = pointer(given, FLOAT64) + s * H * D
-        for h in range(H):
-            for d in range(D):
-                put(sums, h * Dp + d, get(state, h * D + d))
-    for worker in range(before):
-        part = parts + words * worker
-        for h in range(H):
-            for i in range(h * Dp, (h + 1) * Dp):
-                put(sums, i, get(sums, i) * get(part, factors + h) + get(part, slot + i))
-
-
-@device
-def hand_over(sums, result, H, D, Dp):
-    """The sums behind the last row, as the outgoing state."""
-    for h in range(H):
-        for d in range(D):
-            put(result, h * D + d, get(sums, h * Dp + d))
-
-
 @register_jitable
 def forward_words(H, D):
     """float64 slots of scratch for one worker."""
@@ -229,19 +221,31 @@ def forward_words(H, D):
 def forward(storage):
     """The kernel for w stored as `storage`, a tag and the version of the source, says.
 
-    Its numbers: H, D, bias_rows, chunk, addresses of w, y [R, H, D], temperature [H], mask [R] (or 0), bias [bias_rows, H],
-    decay [H] (or 0), the incoming float64 state energy, moment, mass (or 0) and the outgoing one, membership [R, H]
-    and the sums at every `chunk` rows, states [R // chunk, H (2 D + 1)], and whether the backward pass wants these two.
+    Its numbers: H, D, bias_rows, chunk, addresses of w, y [R, H, D], temperature [H], mask [R] (or 0),
+    bias [bias_rows, H], decay [H] (or 0), the incoming float64 state energy, moment, mass (or 0) and the outgoing one,
+    membership [R, H] and the sums at every `chunk` rows, states [R // chunk, H (2 D + 1)], and whether the backward
+    pass wants these two.
     """
 
     def kernel(address, number, s, start, stop, worker, group, members):
         call, tag = pointer(address, INT64), storage[0]
-        H, D, chunk, mask, decays = get(call, OWN), get(call, OWN + 1), get(call, OWN + 3), get(call, OWN + 7), get(call, OWN + 9)
+        H, D, chunk, mask, decays = (
+            get(call, OWN),
+            get(call, OWN + 1),
+            get(call, OWN + 3),
+            get(call, OWN + 7),
+            get(call, OWN + 9),
+        )
         one = zero(tag)
         sizes = (H, D, get(call, OWN + 2), chunk, get(call, OWN + 18) != 0)
         tensors = (
-            pointer(get(call, OWN + 4), tag), pointer(get(call, OWN + 6), one), pointer(get(call, OWN + 8), one), mask,
-            pointer(get(call, OWN + 5), tag), pointer(get(call, OWN + 16), one), pointer(get(call, OWN + 17), one),
+            pointer(get(call, OWN + 4), tag),
+            pointer(get(call, OWN + 6), one),
+            pointer(get(call, OWN + 8), one),
+            mask,
+            pointer(get(call, OWN + 5), tag),
+            pointer(get(call, OWN + 16), one),
+            pointer(get(call, OWN + 17), one),
         )
         Dp, Hp, words, scratch = padded(D), padded(H), get(call, WORDS), get(call, SCRATCH)
         P = H * Dp
@@ -254,7 +258,16 @@ def forward(storage):
         decay = pointer(scratch + 8 * (words * worker + 4 * P + 4 * Hp), one)
         edges = decay + Hp
         powers = edges + 4 * P
-        floats = (decay, edges, edges + P, edges + 2 * P, edges + 3 * P, powers, powers + H * LANES, powers + 2 * H * LANES)
+        floats = (
+            decay,
+            edges,
+            edges + P,
+            edges + 2 * P,
+            edges + 3 * P,
+            powers,
+            powers + H * LANES,
+            powers + 2 * H * LANES,
+        )
         rows = pointer(scratch + 8 * (words * (worker + 1) - BLOCK), INT64)
         for h in range(H):
             put(decay, h, 1.0 if decays == 0 else get(pointer(decays, one), h))

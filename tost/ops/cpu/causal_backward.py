@@ -9,154 +9,56 @@ Shared sequences: workers sum A and B over their rows, then everything but the p
 rows, which enters dw linearly and is subtracted last.
 """
 
-# S sequences, R rows = tokens of all sequences, H heads, D features per head, C = H*D, P = heads padded to whole vectors
+# S sequences, R rows = tokens of all sequences, H heads, D features per head, C = H*D, P = H * (D padded to vectors)
 
 from __future__ import annotations
 
 import numpy as np
 from numba.extending import register_jitable
 
-from tost.ops.common import CAUSAL_FLOOR, MASS_EPS
 from tost.ops.cpu.blocks import (
-    BLOCK, FLOAT64, INT64, NOTHING, ONE, OWN, SCRATCH, WORDS, add_to, clear, clear_rows, device, first_row, gather_head, layer, padded, real_rows,
+    BLOCK,
+    FLOAT64,
+    INT64,
+    NOTHING,
+    ONE,
+    OWN,
+    SCRATCH,
+    WORDS,
+    add_to,
+    clear,
+    clear_rows,
+    device,
+    first_row,
+    gather_head,
+    layer,
+    padded,
+    real_rows,
 )
 from tost.ops.cpu.causal import EVERYTHING, advance_mass, decay_powers
-from tost.ops.cpu.simd import LANES, at_least, fused, get, larger, load, pointer, prefetch, put, read, spread, store, total, widen, write, zero
+from tost.ops.cpu.causal_gradients import (
+    advance_sums,
+    energy_gradients,
+    moment_gradients,
+    powers_behind,
+    score_gradients,
+)
+from tost.ops.cpu.simd import (
+    LANES,
+    get,
+    load,
+    pointer,
+    put,
+    read,
+    spread,
+    store,
+    widen,
+    write,
+    zero,
+)
+from tost.ops.cpu.states import first_sums, give_back, give_mass_back, give_sums, take_back
 
 BACKWARD_PASSES = np.int64(4)
-
-
-@device
-def powers_behind(decay, survive, powers, count, H):
-    """powers [H, BLOCK] = decay^(tokens of the chunk behind this one); `survive` [H] goes on from block to block."""
-    for h in range(H):
-        for k in range(count - 1, -1, -1):
-            put(powers, h * LANES + k, get(survive, h))
-            put(survive, h, get(survive, h) * get(decay, h))
-
-
-@device
-def advance_sums(x, count, H, Dp, decay, pi, a_sums, S_sums):
-    """a <- decay a + w^2 and S <- decay S + Pi w^2, row by row."""
-    for h in range(H):
-        l = get(decay, h)
-        for c in range(0, Dp, LANES):
-            a, S = load(a_sums, h * Dp + c), load(S_sums, h * Dp + c)
-            for k in range(count):
-                value = load(x, (h * BLOCK + k) * Dp + c)
-                p = value * value
-                a = fused(a, l, p)
-                S = fused(S, l, p * get(pi, h * LANES + k))
-            store(a_sums, h * Dp + c, a)
-            store(S_sums, h * Dp + c, S)
-
-
-@device
-def moment_gradients(x, g, dw, rows, count, H, D, decay, forth, back, pi, Q, S, A, B, u, direct, work, decaying, d_decay):
-    """A and B run back over the block; u [H, BLOCK] = sum_d (A p - q w g - B), direct [H, BLOCK, D padded] = 2 Pi A w - Pi q g.
-
-    S, A and B are pairs: the sums at the chunk's edge and the run within the chunk.
-    """
-    Dp = padded(D)
-    gates, kept, parts = work, work + BLOCK * LANES, work + 2 * BLOCK * LANES
-    g_head = work + 3 * BLOCK * LANES
-    ratio = g_head + BLOCK * Dp
-    for h in range(H):
-        gather_head(g, dw, rows, count, h, H, D, g_head)
-        l, at = get(decay, h), h * LANES
-        changes = spread(0.0, l)
-        store(ratio, 0, load(pi, at) / load(Q, at))
-        for c in range(0, Dp, LANES):
-            j = h * Dp + c
-            start, run = load(S[0], j), load(S[1], j)
-            for k in range(count):
-                value = load(x, (h * BLOCK + k) * Dp + c)
-                before = fused(run, l, start * get(forth, at + k))
-                p = value * value * get(pi, at + k)
-                run = fused(run, l, p)
-                mass_here = get(Q, at + k)
-                store(gates, k * LANES, spread(mass_here, l) / (before + p + mass_here))
-                store(kept, k * LANES, before)
-            A_edge, A_run, B_edge, B_run = load(A[0], j), load(A[1], j), load(B[0], j), load(B[1], j)
-            for k in range(count - 1, -1, -1):
-                value, cotangent, q = load(x, (h * BLOCK + k) * Dp + c), load(g_head, k * Dp + c), load(gates, k * LANES)
-                share, behind = get(pi, at + k), get(back, at + k)
-                pulled = q * value * cotangent
-                M = pulled * get(ratio, k)
-                B_run = fused(B_run, l, M - M * q)
-                A_run = fused(A_run, l, M * q)
-                a, b = A_edge * behind + A_run, B_edge * behind + B_run
-                part = a * value * value - pulled - b
-                if c > 0:
-                    part = part + load(parts, k * LANES)
-                store(parts, k * LANES, part)
-                store(direct, (h * BLOCK + k) * Dp + c, (a * value * 2.0 - q * cotangent) * share)
-                if decaying:
-                    kept_mass = get(Q, at + k) - share - MASS_EPS
-                    changes = changes + a * load(kept, k * LANES) - b * kept_mass
-            store(A[1], j, A_run)
-            store(B[1], j, B_run)
-        for k in range(count):
-            put(u, at + k, total(load(parts, k * LANES)))
-        if decaying:
-            add_to(d_decay, h, total(changes))
-
-
-@device
-def score_gradients(u, e, pi, temperature, H):
-    """e [H, BLOCK] = Pi (u - sum_h Pi u), and u becomes f = temperature e."""
-    mean = load(pi, 0) * load(u, 0)
-    for h in range(1, H):
-        mean = mean + load(pi, h * LANES) * load(u, h * LANES)
-    for h in range(H):
-        part = load(pi, h * LANES) * (load(u, h * LANES) - mean)
-        store(e, h * LANES, part)
-        store(u, h * LANES, part * get(temperature, h))
-
-
-@device
-def energy_gradients(x, soon, rows, count, H, D, decay, forth, back, e, f, a, E, direct, work, dw, dt, decaying, d_decay):
-    """E runs back over the block; dw = direct + 2 w (f / c - E); dt [H] += sum e p / c.
-
-    a and E are pairs: the sums at the chunk's edge and the run within the chunk.
-    """
-    Dp, C = padded(D), H * D
-    own, added, kept = work, work + BLOCK * LANES, work + 2 * BLOCK * LANES
-    floor = spread(CAUSAL_FLOOR, get(decay, 0))
-    for h in range(H):
-        l = get(decay, h)
-        changes, scores = spread(0.0, l), spread(0.0, l)
-        for c in range(0, D, LANES):
-            j = h * Dp + c
-            start, run = load(a[0], j), load(a[1], j)
-            for k in range(count):
-                value = load(x, (h * BLOCK + k) * Dp + c)
-                p = value * value
-                before = fused(run, l, start * get(forth, h * LANES + k))
-                run = fused(run, l, p)
-                energy = before + p
-                inverse = spread(1.0, l) / larger(energy, floor)
-                ratio = p * inverse
-                scores = scores + ratio * get(e, h * LANES + k)
-                # below the floor the energy is constant: no gradient through it
-                store(own, k * LANES, inverse * at_least(energy, CAUSAL_FLOOR, before * inverse, 1.0))
-                store(added, k * LANES, at_least(energy, CAUSAL_FLOOR, ratio * inverse, 0.0))
-                store(kept, k * LANES, before)
-            edge, run = load(E[0], j), load(E[1], j)
-            for k in range(count - 1, -1, -1):
-                i, slope = get(rows, k) * C + h * D + c, get(f, h * LANES + k)
-                prefetch(soon, i)
-                behind = fused(run, l, edge * get(back, h * LANES + k))
-                more = load(added, k * LANES) * slope
-                through = load(own, k * LANES) * slope - behind
-                write(dw, i, load(direct, (h * BLOCK + k) * Dp + c) + load(x, (h * BLOCK + k) * Dp + c) * through * 2.0, D - c)
-                run = fused(run, l, more)
-                if decaying:
-                    changes = changes - (behind + more) * load(kept, k * LANES)
-            store(E[1], j, run)
-        add_to(dt, h, total(scores))
-        if decaying:
-            add_to(d_decay, h, total(changes))
 
 
 @device
@@ -198,7 +100,7 @@ def recall_chunk(low, high, saved, tensors, sizes, decay, edges, survive, mass, 
 
 @device
 def retreat(sums, edge, run, decay, survive, H, Dp):
-    """sums <- decay^tokens sums + decay run: as they arrive at the last row of the chunk before; a new run begins there."""
+    """sums <- decay^tokens sums + decay run: as they reach the last row of the chunk before; a new run begins."""
     for h in range(H):
         for i in range(h * Dp, (h + 1) * Dp, LANES):
             new = load(sums, i) * get(survive, h) + widen(load(run, i) * get(decay, h))
@@ -238,8 +140,26 @@ def backward_rows(number, origin, start, stop, first_state, tensors, sizes, sums
             count, here, at = get(counts, block), rows + block * BLOCK, block * lanes
             powers_behind(decay, survive, back, count, H)
             moment_gradients(
-                x + block * P * BLOCK, g, dw, here, count, H, D, decay, forth + at, back, pi + at, Q + at, (start_S, runs_S + block * P),
-                (edge_A, run_A), (edge_B, run_B), u, direct, work, decaying, d_decay,
+                x + block * P * BLOCK,
+                g,
+                dw,
+                here,
+                count,
+                H,
+                D,
+                decay,
+                forth + at,
+                back,
+                pi + at,
+                Q + at,
+                (start_S, runs_S + block * P),
+                (edge_A, run_A),
+                (edge_B, run_B),
+                u,
+                direct,
+                work,
+                decaying,
+                d_decay,
             )
             if number == 0:
                 continue
@@ -251,8 +171,25 @@ def backward_rows(number, origin, start, stop, first_state, tensors, sizes, sums
                         add_to(dt, h, D * slope * get(bias, row % bias_rows * H + h))
                         put(d_bias, row * H + h, D * get(u, h * LANES + k))
             energy_gradients(
-                x + block * P * BLOCK, w + -chunk * C, here, count, H, D, decay, forth + at, back, e, u, (start_a, runs_a + block * P), (edge_E, run_E),
-                direct, work, dw, dt, decaying, d_decay,
+                x + block * P * BLOCK,
+                w + -chunk * C,
+                here,
+                count,
+                H,
+                D,
+                decay,
+                forth + at,
+                back,
+                e,
+                u,
+                (start_a, runs_a + block * P),
+                (edge_E, run_E),
+                direct,
+                work,
+                dw,
+                dt,
+                decaying,
+                d_decay,
             )
             first, last = low + block * BLOCK, min(low + (block + 1) * BLOCK, high)
             if count < last - first:
@@ -285,66 +222,6 @@ def subtract_behind(w, mask, start, stop, H, D, decay, E, survive, powers, rows,
                     write(dw, i, read(dw, i, D - c) - less, D - c)
 
 
-@device
-def take_back(sums, sign, end, s, H, D, Dp, parts, words, factors, slot, worker, members):
-    """The gradient's sums [H, Dp] behind a worker's last row: of the outgoing state (address, or 0) and of later workers."""
-    clear(sums, H * Dp)
-    if end != 0:
-        cotangent = pointer(end, FLOAT64) + s * H * D
-        for h in range(H):
-            for d in range(D):
-                put(sums, h * Dp + d, sign * get(cotangent, h * D + d))
-    for later in range(members - 1, worker, -1):
-        part = parts + words * later
-        for h in range(H):
-            for i in range(h * Dp, (h + 1) * Dp):
-                put(sums, i, get(sums, i) * get(part, factors + h) + get(part, slot + i))
-
-
-@device
-def give_back(sums, sign, result, s, H, D, Dp):
-    """The gradient to the incoming state, if there was one."""
-    if result != 0:
-        for h in range(H):
-            for d in range(D):
-                put(pointer(result, FLOAT64), (s * H + h) * D + d, sign * get(sums, h * Dp + d))
-
-
-@device
-def give_mass_back(B, result, s, H, Dp):
-    """-sum_d B, the lanes of B being parts of one number."""
-    if result != 0:
-        for h in range(H):
-            part = 0.0
-            for d in range(Dp):
-                part -= get(B, h * Dp + d)
-            put(pointer(result, FLOAT64), s * H + h, part)
-
-
-@device
-def first_sums(target, energy, moment, mass, s, H, D):
-    """The incoming state (addresses, or 0) laid out like the saved ones."""
-    C = H * D
-    for i in range(C):
-        put(target, i, 0.0 if energy == 0 else get(pointer(energy, FLOAT64), s * C + i))
-        put(target, C + i, 0.0 if moment == 0 else get(pointer(moment, FLOAT64), s * C + i))
-    for h in range(H):
-        put(target, 2 * C + h, 0.0 if mass == 0 else get(pointer(mass, FLOAT64), s * H + h))
-
-
-@device
-def give_sums(parts, words, members, dt_at, apart, decay, dt, d_decay, s, H):
-    """Gradients to temperature dt [H] and decay (address or 0) [H] of one sequence; the sums it multiplied carry one factor of it."""
-    for h in range(H):
-        scores, changes = 0.0, 0.0
-        for member in range(members):
-            scores += get(parts, words * member + dt_at + h)
-            changes += get(parts, words * member + dt_at + apart + h)
-        put(dt, h, scores)
-        if d_decay != 0:
-            put(pointer(d_decay, FLOAT64), s * H + h, changes / get(decay, h))
-
-
 @register_jitable
 def backward_words(H, D, chunk):
     """float64 slots of scratch for one worker."""
@@ -357,21 +234,38 @@ def backward_words(H, D, chunk):
 def backward(storage):
     """The kernel for w stored as `storage`, a tag and the version of the source, says.
 
-    Its numbers: H, D, bias_rows, chunk, addresses of w, g [R, H, D], temperature [H], mask [R] (or 0), bias [bias_rows, H],
-    decay [H] (or 0), the incoming float64 state energy, moment, mass (or 0), membership and states as the forward pass left
-    them, cotangents of the outgoing state (or 0), dw [R, H, D], dt [S, H] float64, d_bias [R, H], d_decay [S, H] float64
-    (or 0), gradients to the incoming state (or 0).
+    Its numbers: H, D, bias_rows, chunk, addresses of w, g [R, H, D], temperature [H], mask [R] (or 0),
+    bias [bias_rows, H], decay [H] (or 0), the incoming float64 state energy, moment, mass (or 0), membership and states
+    as the forward pass left them, cotangents of the outgoing state (or 0), dw [R, H, D], dt [S, H] float64,
+    d_bias [R, H], d_decay [S, H] float64 (or 0), gradients to the incoming state (or 0).
     """
 
     def kernel(address, number, s, start, stop, worker, group, members):
         call, tag = pointer(address, INT64), storage[0]
-        H, D, chunk, mask, decays = get(call, OWN), get(call, OWN + 1), get(call, OWN + 3), get(call, OWN + 7), get(call, OWN + 9)
+        H, D, chunk, mask, decays = (
+            get(call, OWN),
+            get(call, OWN + 1),
+            get(call, OWN + 3),
+            get(call, OWN + 7),
+            get(call, OWN + 9),
+        )
         one, decaying = zero(tag), get(call, OWN + 21) != 0
         sizes = (H, D, get(call, OWN + 2), chunk, decaying)
-        w, dw, temperature = pointer(get(call, OWN + 4), tag), pointer(get(call, OWN + 18), tag), pointer(get(call, OWN + 6), one)
+        w, dw, temperature = (
+            pointer(get(call, OWN + 4), tag),
+            pointer(get(call, OWN + 18), tag),
+            pointer(get(call, OWN + 6), one),
+        )
         tensors = (
-            w, pointer(get(call, OWN + 5), tag), mask, pointer(get(call, OWN + 13), one), pointer(get(call, OWN + 14), one),
-            temperature, pointer(get(call, OWN + 8), one), pointer(get(call, OWN + 20), one), dw,
+            w,
+            pointer(get(call, OWN + 5), tag),
+            mask,
+            pointer(get(call, OWN + 13), one),
+            pointer(get(call, OWN + 14), one),
+            temperature,
+            pointer(get(call, OWN + 8), one),
+            pointer(get(call, OWN + 20), one),
+            dw,
         )
         Dp, Hp, words, scratch = padded(D), padded(H), get(call, WORDS), get(call, SCRATCH)
         P, lanes, blocks = H * Dp, H * LANES, chunk // BLOCK
@@ -388,13 +282,31 @@ def backward(storage):
         first_state = direct + BLOCK * P
         forth = first_state + padded(2 * H * D + H)
         floats = (
-            decay, edges, edges + P, edges + 2 * P, edges + 3 * P, edges + 4 * P, edges + 5 * P, edges + 6 * P,
-            edges + 7 * P, back, back + lanes, back + 2 * lanes, work, direct,
+            decay,
+            edges,
+            edges + P,
+            edges + 2 * P,
+            edges + 3 * P,
+            edges + 4 * P,
+            edges + 5 * P,
+            edges + 6 * P,
+            edges + 7 * P,
+            back,
+            back + lanes,
+            back + 2 * lanes,
+            work,
+            direct,
         )
         rows = pointer(scratch + 8 * (words * (worker + 1) - blocks * BLOCK - padded(blocks)), INT64)
         chunk_parts = (
-            rows, rows + blocks * BLOCK, forth, forth + blocks * lanes, forth + 2 * blocks * lanes,
-            forth + 3 * blocks * lanes, forth + 3 * blocks * lanes + blocks * P, forth + 3 * blocks * lanes + 2 * blocks * P,
+            rows,
+            rows + blocks * BLOCK,
+            forth,
+            forth + blocks * lanes,
+            forth + 2 * blocks * lanes,
+            forth + 3 * blocks * lanes,
+            forth + 3 * blocks * lanes + blocks * P,
+            forth + 3 * blocks * lanes + 2 * blocks * P,
         )
         for h in range(H):
             put(decay, h, 1.0 if decays == 0 else get(pointer(decays, one), h))
@@ -418,7 +330,9 @@ def backward(storage):
             if number != 0:
                 clear(dt, 2 * Hp)
             sums = (A, B, E, mass, survive, product, dt, d_decay)
-            backward_rows(number, first_row(call, s), start, stop, first_state, tensors, sizes, sums, floats, chunk_parts)
+            backward_rows(
+                number, first_row(call, s), start, stop, first_state, tensors, sizes, sums, floats, chunk_parts
+            )
         elif number == 2:
             if not last:
                 for i in range(0, P, LANES):
@@ -436,6 +350,17 @@ def backward(storage):
         if me == 0 and (number == 2 or alone):
             give_back(E, -1.0, get(call, OWN + 22), s, H, D, Dp)
         if me == 0 and (number == 3 or alone):
-            give_sums(parts, words, members, 3 * P + Hp, Hp, decay, pointer(get(call, OWN + 19), FLOAT64) + s * H, get(call, OWN + 21), s, H)
+            give_sums(
+                parts,
+                words,
+                members,
+                3 * P + Hp,
+                Hp,
+                decay,
+                pointer(get(call, OWN + 19), FLOAT64) + s * H,
+                get(call, OWN + 21),
+                s,
+                H,
+            )
 
     return kernel

@@ -34,10 +34,11 @@ KERNELS: dict[str, Callable[[Any], Callable[..., None]]] = {
     "causal backward": causal_backward.backward,
 }
 
-# Numba's cache knows a function by its own source and the values it captures, not by the functions it calls and not by its
-# options: so the kernels capture this
+# Numba's cache knows a function by its own source and the values it captures, not by the functions it calls nor by
+# its options: so the kernels capture this
 VERSION = int.from_bytes(
-    hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).digest()[:7], "big"
+    hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).digest()[:7],
+    "big",
 )
 
 _compiled: dict[Any, Any] = {}
@@ -47,7 +48,7 @@ _forked = False
 
 
 def _after_fork() -> None:
-    """OpenMP does not survive a fork: the child runs on one thread. A lock held by another thread stays locked: a new one."""
+    """OpenMP does not survive a fork: the child runs on one thread. A lock that another thread held stays locked."""
     global _forked, _lock
     _forked, _lock = True, threading.RLock()
 
@@ -72,7 +73,9 @@ def kernel(name: str, dtype: torch.dtype) -> Any:
     return _once(
         (name, dtype),
         lambda: _with_cache(
-            lambda cache: numba.cfunc(KERNEL_TYPE, cache=cache, error_model="numpy")(KERNELS[name]((TAGS[dtype], VERSION)))
+            lambda cache: numba.cfunc(KERNEL_TYPE, cache=cache, error_model="numpy")(
+                KERNELS[name]((TAGS[dtype], VERSION))
+            )
         ),
     )
 
@@ -81,7 +84,9 @@ def region() -> Any:
     """What a thread of torch's team does, a C function."""
     return _once(
         "region",
-        lambda: _with_cache(lambda cache: numba.cfunc(REGION_TYPE, cache=cache, error_model="numpy")(schedule.region((True, VERSION)))),
+        lambda: _with_cache(
+            lambda cache: numba.cfunc(REGION_TYPE, cache=cache, error_model="numpy")(schedule.region((True, VERSION)))
+        ),
     )
 
 
@@ -111,6 +116,7 @@ def _team() -> tuple[int, int, int] | None:
 
 
 TEAM = _team()
+limits: Any = numba.config
 
 
 def _with_cache(build: Callable[[bool], Any]) -> Any:
@@ -130,16 +136,19 @@ def launch(
     words: int,
     own: tuple[int, ...],
 ) -> None:
-    """Runs a kernel. sequences: their number, the rows of each, the address of their bounds (or 0). plan: numbers a row,
-    rows of a unit of work, numbers of a large sequence, passes over a shared one, first and behind the last pass over a
-    whole one, numbers in all. words: scratch of a worker. own: the kernel's own numbers."""
+    """Runs a kernel.
+
+    sequences: their number, the rows of each, the address of their bounds (or 0).  plan: numbers a row, rows of a unit
+    of work, numbers of a large sequence, passes over a shared one, first and behind the last pass over a whole one,
+    numbers in all.  words: scratch of a worker.  own: the kernel's own numbers.
+    """
     workers = 1 if _forked or plan[-1] < 2 * SMALL else torch.get_num_threads()
     pool = TEAM is None and workers > 1
     team = (0, 0, 0, 0)
     if pool:
-        workers = min(workers, numba.config.NUMBA_NUM_THREADS)
+        workers = min(workers, limits.NUMBA_NUM_THREADS)
         numba.set_num_threads(workers)
-    elif workers > 1:
+    elif TEAM is not None and workers > 1:
         team = (region().address, *TEAM)
     call = _call_memory(8 * words * workers)
     begin = call + 8 * CALL_SLOTS
@@ -158,7 +167,7 @@ _FORMATS = [struct.Struct(f"{count}q") for count in range(CALL_SLOTS)]
 
 
 def _call_memory(size: int) -> int:
-    """Address of room for a call and `size` bytes of scratch, aligned to cache lines; this thread's until it asks again."""
+    """Address of room for a call and `size` bytes of scratch, aligned; this thread's until it asks again."""
     if getattr(_local, "size", -1) < size:
         _local.memory = np.empty(size + 8 * CALL_SLOTS + 64, np.uint8)
         _local.offset = -_local.memory.ctypes.data % 64

@@ -7,7 +7,7 @@ its rows are shared, and every pass is a parallel region. Sums are taken over a 
 type and added up in float64.
 """
 
-# S sequences, R rows = tokens of all sequences, H heads, D features per head, C = H*D, P = heads padded to whole vectors
+# S sequences, R rows = tokens of all sequences, H heads, D features per head, C = H*D, P = H * (D padded to vectors)
 
 from __future__ import annotations
 
@@ -15,7 +15,21 @@ from numba.extending import register_jitable
 
 from tost.ops.common import FULL_FLOOR, MASS_EPS
 from tost.ops.cpu.blocks import (
-    BLOCK, FLAG, FLOAT64, INT64, OWN, SCRATCH, WORDS, add_to, clear, collect, device, flush, padded, real_rows, softmax_heads,
+    BLOCK,
+    FLAG,
+    FLOAT64,
+    INT64,
+    OWN,
+    SCRATCH,
+    WORDS,
+    add_to,
+    clear,
+    collect,
+    device,
+    flush,
+    padded,
+    real_rows,
+    softmax_heads,
 )
 from tost.ops.cpu.simd import LANES, get, load, pointer, put, read, spread, store, total, write, zero
 
@@ -113,13 +127,20 @@ def forward(storage):
         w, y = pointer(get(call, OWN + 2), tag), pointer(get(call, OWN + 3), tag)
         temperature, membership = pointer(get(call, OWN + 4), one), pointer(get(call, OWN + 6), one)
         energy, mass, moment = (
-            pointer(get(call, OWN + 7), one), pointer(get(call, OWN + 8), one), pointer(get(call, OWN + 9), one)
+            pointer(get(call, OWN + 7), one),
+            pointer(get(call, OWN + 8), one),
+            pointer(get(call, OWN + 9), one),
         )
         Dp, Hp, words, scratch = padded(D), padded(H), get(call, WORDS), get(call, SCRATCH)
         P = H * Dp
         here = scratch + 8 * words * worker
         part_energy = pointer(here, FLOAT64)
-        part_moment, part_mass, sums, sums_mass = part_energy + P, part_energy + 2 * P, part_energy + 2 * P + Hp, part_energy + 3 * P + Hp
+        part_moment, part_mass, sums, sums_mass = (
+            part_energy + P,
+            part_energy + 2 * P,
+            part_energy + 2 * P + Hp,
+            part_energy + 3 * P + Hp,
+        )
         run = pointer(here + 8 * (3 * P + 2 * Hp), one)
         factor, score = run + P, run + 2 * P
         rows = pointer(here + 8 * (words - BLOCK), INT64)

@@ -1,6 +1,6 @@
-"""The full operator's backward pass: three passes over w, two over the cotangent g. See full.py for how work is shared."""
+"""The full operator's backward pass: three passes over w, two over the cotangent g. full.py says how work is shared."""
 
-# S sequences, R rows = tokens of all sequences, H heads, D features per head, C = H*D, P = heads padded to whole vectors
+# S sequences, R rows = tokens of all sequences, H heads, D features per head, C = H*D, P = H * (D padded to vectors)
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ from numba.extending import register_jitable
 
 from tost.ops.common import FULL_FLOOR, MASS_EPS
 from tost.ops.cpu.blocks import (
-    BLOCK, FLAG, FLOAT64, INT64, OWN, SCRATCH, WORDS, add_to, clear, collect, device, flush, padded, real_rows,
+    BLOCK,
+    FLAG,
+    FLOAT64,
+    INT64,
+    OWN,
+    SCRATCH,
+    WORDS,
+    add_to,
+    clear,
+    collect,
+    device,
+    flush,
+    padded,
+    real_rows,
 )
 from tost.ops.cpu.full import RUN
 from tost.ops.cpu.simd import LANES, get, load, pointer, put, read, spread, store, total, write, zero
@@ -38,7 +51,7 @@ def add_pulls(w, g, mask, start, stop, H, D, gate, membership, rows, run, pull, 
 
 @device
 def add_energy_gradient(w, temperature, mask, start, stop, H, D, factors, membership, rows, blocks, run, dots, E, dt):
-    """Gradients f [R, H] of the scores times t (they replace the dots), their sum E [P] += sum_n f w^2, dt [H] += sum_n e s."""
+    """Gradients f = t e [R, H] of the scores (they replace the dots), E [P] += sum_n f w^2, dt [H] += sum_n e s."""
     C, Dp = H * D, padded(D)
     A, inverse, offset = factors
     u, s, pi = blocks
@@ -109,8 +122,8 @@ def backward_words(H, D):
 def backward(storage):
     """The kernel for w stored as `storage`, a tag and the version of the source, says.
 
-    Its numbers: H, D, addresses of w, g [R, H, D], temperature, mask, membership, energy, mass, moment as in the forward
-    pass, dots [R, H] (scratch), dw [R, H, D], dt [S, H] float64.
+    Its numbers: H, D, addresses of w, g [R, H, D], temperature, mask, membership, energy, mass, moment as in the
+    forward pass, dots [R, H] (scratch), dw [R, H, D], dt [S, H] float64.
     """
 
     def kernel(address, number, s, start, stop, worker, group, members):
@@ -152,7 +165,20 @@ def backward(storage):
                     put(inverse, j, 1 / max(get(energy, i), FULL_FLOOR))
                 put(offset, h, B)
             add_energy_gradient(
-                w, temperature, mask, start, stop, H, D, (A, inverse, offset), membership, rows, blocks, run, dots, part_E,
+                w,
+                temperature,
+                mask,
+                start,
+                stop,
+                H,
+                D,
+                (A, inverse, offset),
+                membership,
+                rows,
+                blocks,
+                run,
+                dots,
+                part_E,
                 part_dt,
             )
         else:

@@ -13,22 +13,13 @@ from torch import Tensor
 
 PAGE = 1 << 21  # bytes of a large page
 LARGE, NEVER = 1 << 21, 1 << 62  # numbers of a sequence from which threads share it for the cache's sake
-CHUNK = {2: 128, 4: 64, 8: 64}  # rows between saved states by w's bytes a number: at most a tenth of w with the memberships
+CHUNK = {
+    2: 128,
+    4: 64,
+    8: 64,
+}  # rows between saved states by w's bytes a number: at most a tenth of w with the memberships
 
-STATE = "Tensor? energy, Tensor? moment, Tensor? mass"
-SCHEMAS = {
-    "cpu_tssa": "(Tensor w, Tensor temperature, Tensor? mask, Tensor? cu_seqlens) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    "cpu_tssa_backward": "(Tensor g, Tensor w, Tensor temperature, Tensor? mask, Tensor? cu_seqlens, Tensor membership,"
-    " Tensor energy, Tensor mass, Tensor moment) -> (Tensor, Tensor)",
-    "cpu_causal_tssa": "(Tensor w, Tensor temperature, Tensor? bias, Tensor? decay, Tensor? mask, Tensor? cu_seqlens,"
-    f" {STATE}, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    "cpu_causal_tssa_backward": "(Tensor g, Tensor? g_energy, Tensor? g_moment, Tensor? g_mass, Tensor w, Tensor temperature,"
-    f" Tensor? bias, Tensor? decay, Tensor? mask, Tensor? cu_seqlens, {STATE}, Tensor membership, Tensor states,"
-    " bool wants_decay) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-}
-library = torch.library.Library("tost", "FRAGMENT")
-for _name, _schema in SCHEMAS.items():
-    library.define(_name + _schema)
+Plan = tuple[tuple[int, int, int], tuple[int, ...]]
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -75,7 +66,7 @@ def count_of(w: Tensor, cu_seqlens: Tensor | None) -> int:
     return w.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
 
-def plan(w: Tensor, cu_seqlens: Tensor | None, unit: int, large: int, passes: int, whole: tuple[int, int]) -> tuple:
+def plan(w: Tensor, cu_seqlens: Tensor | None, unit: int, large: int, passes: int, whole: tuple[int, int]) -> Plan:
     """The arguments of `compile.launch` that say how work may be dealt out."""
     B, N, H, D = w.shape
     sequences = (count_of(w, cu_seqlens), N, address(cu_seqlens))
@@ -137,8 +128,8 @@ def causal(
     moment: Tensor | None,
     mass: Tensor | None,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """y, the outgoing energy, moment, mass, and if `keep` the memberships and the sums between chunks for the backward pass."""
+) -> tuple[Tensor, ...]:
+    """y, the outgoing energy, moment, mass, and if `keep` memberships and the sums between chunks, for the gradient."""
     from tost.ops.cpu.causal import forward_words
     from tost.ops.cpu.compile import launch
 
@@ -147,13 +138,20 @@ def causal(
     S, wide, chunk = count_of(w, cu_seqlens), statistics_dtype(w.dtype), CHUNK[w.element_size()]
     t, bias, decay = temperature.to(wide).contiguous(), ready(bias, wide), ready(decay, wide)
     energy, moment, mass = (ready(part, torch.float64) for part in (energy, moment, mass))
-    y, ends = fresh(w), (*(torch.empty(S, H, D, dtype=torch.float64) for _ in range(2)), torch.empty(S, H, dtype=torch.float64))
+    y, ends = (
+        fresh(w),
+        (*(torch.empty(S, H, D, dtype=torch.float64) for _ in range(2)), torch.empty(S, H, dtype=torch.float64)),
+    )
     shared = keep or (w.numel() >= 1 << 16 and 2 * S < 1 << 16)  # memberships pass from thread to thread
     membership = torch.empty((B, N, H) if shared else 0, dtype=wide)
     states = torch.zeros((B * N // chunk, H * (2 * D + 1)) if keep else 0, dtype=wide)  # some places stay unused
     own = (
-        H, D, 0 if bias is None else bias.shape[0] * N, chunk,
-        *map(address, (w, y, t, mask, bias, decay, energy, moment, mass, *ends, membership, states)), keep,
+        H,
+        D,
+        0 if bias is None else bias.shape[0] * N,
+        chunk,
+        *map(address, (w, y, t, mask, bias, decay, energy, moment, mass, *ends, membership, states)),
+        keep,
     )
     launch("causal", w.dtype, *plan(w, cu_seqlens, chunk, NEVER, 3, (-1, 0)), forward_words(H, D), own)
     return y, *ends, membership if keep else torch.empty(0, dtype=wide), states
@@ -176,7 +174,7 @@ def causal_backward(
     membership: Tensor,
     states: Tensor,
     wants_decay: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Gradients to w, temperature, bias, decay, energy, moment, mass; empty where there is no such input."""
     from tost.ops.cpu.causal_backward import backward_words
     from tost.ops.cpu.compile import launch
@@ -193,9 +191,13 @@ def causal_backward(
     dl = torch.empty((S, H) if wants_decay else (0,), dtype=double)
     ds = [torch.empty((0,) if part is None else part.shape, dtype=double) for part in (a, m, p)]
     own = (
-        H, D, 0 if b is None else b.shape[0] * N, chunk,
+        H,
+        D,
+        0 if b is None else b.shape[0] * N,
+        chunk,
         *map(address, (w, g, t, mask, b, l, a, m, p, membership, states, ga, gm, gp, dw, dt, db)),
-        address(dl) if wants_decay else 0, *(0 if part is None else address(d) for part, d in zip((a, m, p), ds)),
+        address(dl) if wants_decay else 0,
+        *(0 if part is None else address(d) for part, d in zip((a, m, p), ds)),
     )
     launch("causal backward", w.dtype, *plan(w, cu_seqlens, chunk, NEVER, 4, (-1, 0)), backward_words(H, D, chunk), own)
     if bias is not None:
@@ -204,115 +206,3 @@ def causal_backward(
         dl = dl.sum(0).to(decay.dtype)
     given = [d if part is None else d.to(part.dtype) for part, d in zip((energy, moment, mass), ds)]
     return dw, dt.sum(0).to(temperature.dtype), db, dl, *given
-
-
-def fake_full(w: Tensor, temperature: Tensor, mask: Any, cu_seqlens: Any) -> tuple[Tensor, ...]:
-    B, N, H, D = w.shape
-    S, wide = count_of(w, cu_seqlens), statistics_dtype(w.dtype)
-    y = w.new_empty(w.shape)
-    energy, moment = w.new_empty(S, H, D, dtype=wide), w.new_empty(S, H, D, dtype=wide)
-    return y, w.new_empty(B, N, H, dtype=wide), energy, w.new_empty(S, H, dtype=wide), moment
-
-
-def fake_full_backward(g: Tensor, w: Tensor, temperature: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return w.new_empty(w.shape), temperature.new_empty(temperature.shape)
-
-
-def fake_causal(w: Tensor, temperature: Tensor, bias: Any, decay: Any, mask: Any, cu_seqlens: Any, *rest: Any) -> tuple[Tensor, ...]:
-    B, N, H, D = w.shape
-    S, wide, chunk, keep = count_of(w, cu_seqlens), statistics_dtype(w.dtype), CHUNK[w.element_size()], rest[-1]
-    sums = [w.new_empty(S, H, D, dtype=torch.float64) for _ in range(2)]
-    membership = w.new_empty((B, N, H) if keep else (0,), dtype=wide)
-    states = w.new_empty((B * N // chunk, H * (2 * D + 1)) if keep else (0,), dtype=wide)
-    return w.new_empty(w.shape), *sums, w.new_empty(S, H, dtype=torch.float64), membership, states
-
-
-def fake_causal_backward(g: Tensor, ga: Any, gm: Any, gp: Any, w: Tensor, temperature: Tensor, bias: Any, decay: Any, *rest: Any) -> tuple:
-    def like(part: Tensor | None) -> Tensor:
-        return w.new_empty(0) if part is None else part.new_empty(part.shape)
-
-    nothing = torch.float64
-    state = [w.new_empty(0, dtype=nothing) if part is None else part.new_empty(part.shape) for part in rest[2:5]]
-    d_bias = w.new_empty(0, dtype=statistics_dtype(w.dtype)) if bias is None else like(bias)
-    d_decay = like(decay) if rest[-1] else w.new_empty(0, dtype=nothing)
-    return w.new_empty(w.shape), like(temperature), d_bias, d_decay, *state
-
-
-def save_full(ctx: Any, inputs: tuple, output: tuple) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*inputs, *output[1:])
-
-
-def differentiate_full(ctx: Any, g: Tensor | None, *_: Any) -> tuple:
-    if g is None:
-        return None, None, None, None
-    backward = FullBackward.apply if torch.is_grad_enabled() else torch.ops.tost.cpu_tssa_backward
-    return *backward(g, *ctx.saved_tensors), None, None
-
-
-def save_causal(ctx: Any, inputs: tuple, output: tuple) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[4:])
-    ctx.save_for_backward(*inputs[:9], *output[4:])
-    ctx.kept = inputs[9]
-
-
-def differentiate_causal(ctx: Any, g: Tensor | None, ga: Tensor | None, gm: Tensor | None, gp: Tensor | None, *_: Any) -> tuple:
-    if not ctx.kept:
-        raise RuntimeError("tost::cpu_causal_tssa was called with keep=False and has no derivative; pass keep=True")
-    inputs = ctx.saved_tensors
-    if g is None:
-        g = torch.zeros_like(inputs[0])
-    wants_decay = inputs[3] is not None and ctx.needs_input_grad[3]
-    backward = CausalBackward.apply if torch.is_grad_enabled() else torch.ops.tost.cpu_causal_tssa_backward
-    grads = backward(g, ga, gm, gp, *inputs, wants_decay)
-    present = [part is not None and wanted for part, wanted in zip((*inputs[:4], *inputs[6:9]), (*ctx.needs_input_grad[:4], *ctx.needs_input_grad[6:9]))]
-    found = [grad if there else None for grad, there in zip(grads, present)]
-    return *found[:4], None, None, *found[4:], None
-
-
-def no_second_derivative(ctx: Any, *_: Any) -> Any:
-    raise RuntimeError('backend="cpu" has no second derivative; backend="eager" has one')
-
-
-def save_nothing(ctx: Any, inputs: tuple, output: tuple) -> None:
-    pass
-
-
-# Functional transforms cannot see through `register_autograd`, and calls are faster with these. The operators themselves
-# are registered all the same, for whoever calls them.
-
-
-class Full(torch.autograd.Function):
-    forward, setup_context, backward = map(staticmethod, (torch.ops.tost.cpu_tssa, save_full, differentiate_full))
-
-
-class FullBackward(torch.autograd.Function):
-    forward, setup_context, backward = map(
-        staticmethod, (torch.ops.tost.cpu_tssa_backward, save_nothing, no_second_derivative)
-    )
-
-
-class Causal(torch.autograd.Function):
-    forward, setup_context, backward = map(
-        staticmethod, (torch.ops.tost.cpu_causal_tssa, save_causal, differentiate_causal)
-    )
-
-
-class CausalBackward(torch.autograd.Function):
-    forward, setup_context, backward = map(
-        staticmethod, (torch.ops.tost.cpu_causal_tssa_backward, save_nothing, no_second_derivative)
-    )
-
-
-def _register(name: str, implementation: Any, fake: Any, setup: Any, derivative: Any) -> None:
-    library.impl(name, implementation, "CPU")
-    torch.library.register_fake(f"tost::{name}", fake, lib=library)
-    torch.library.register_autograd(f"tost::{name}", derivative, setup_context=setup, lib=library)
-
-
-_register("cpu_tssa", full, fake_full, save_full, differentiate_full)
-_register("cpu_tssa_backward", full_backward, fake_full_backward, None, no_second_derivative)
-_register("cpu_causal_tssa", causal, fake_causal, save_causal, differentiate_causal)
-_register("cpu_causal_tssa_backward", causal_backward, fake_causal_backward, None, no_second_derivative)

@@ -1,8 +1,8 @@
 """Who works on what: sequences and shares of sequences, dealt out to threads.
 
-A kernel is a C function of (call, number, s, start, stop, worker, group, members): pass `number` over rows start..stop of
-sequence s, whose other rows are with workers group .. group + members - 1, if there are others. `call` is the address of
-the call's numbers (blocks.py names them). The loops over threads are compiled once, not once for every kernel and type.
+A kernel is a C function of (call, number, s, start, stop, worker, group, members): pass `number` over rows start..stop
+of sequence s, whose other rows are with workers group .. group + members - 1, if there are any. `call` is the address
+of the call's numbers (blocks.py names them). The loops over threads are compiled once, not for every kernel and type.
 
 The threads are torch's own, through the OpenMP library that it has loaded: a second pool beside it would wait for its
 turn on every core while the threads of the first one, just done with some torch operation, idle in a busy loop. Where
@@ -21,8 +21,25 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from tost.ops.cpu.blocks import (
-    COUNTER, FIRST, INT64, KERNEL, LARGE, MEMBERS, NUMBERS, PASS, PASSES, RANK, REGION, SEQUENCE, SEQUENCES, STOP, TEAM, UNIT,
-    WORKERS, device, first_row,
+    COUNTER,
+    FIRST,
+    INT64,
+    KERNEL,
+    LARGE,
+    MEMBERS,
+    NUMBERS,
+    PASS,
+    PASSES,
+    RANK,
+    REGION,
+    SEQUENCE,
+    SEQUENCES,
+    STOP,
+    TEAM,
+    UNIT,
+    WORKERS,
+    device,
+    first_row,
 )
 from tost.ops.cpu.simd import claim, get, pointer, put
 
@@ -97,7 +114,9 @@ def work(address, worker):
     while mine < s:
         if not is_cut(call, mine):
             for whole in range(get(call, FIRST), get(call, STOP)):
-                run_kernel(kernel, address, whole, mine, first_row(call, mine), first_row(call, mine + 1), worker, worker, 1)
+                run_kernel(
+                    kernel, address, whole, mine, first_row(call, mine), first_row(call, mine + 1), worker, worker, 1
+                )
         mine = claim(call + COUNTER)
 
 
@@ -122,7 +141,7 @@ def passes_over(call, s):
 
 
 def schedule(mode):
-    """The loop over sequences and passes, on Numba's threads or on torch's (or on none), for this version of the source."""
+    """The loop over sequences and passes, on Numba's threads or on torch's (or on none), for this source's version."""
 
     def loop(address):
         call = pointer(address, INT64)

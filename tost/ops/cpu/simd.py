@@ -3,7 +3,7 @@
 Numba's own loops are at the mercy of LLVM's vectoriser, which gives up on short heads (D = 24, 48), on sums and on
 half types. Here a vector is a value: LLVM cuts it to whatever registers the processor has.
 
-    ptr = pointer(address, tag)     tag: a scalar whose type names the storage (uint16 float16, int16 bfloat16, else itself)
+    ptr = pointer(address, tag)     tag: a scalar whose type names the storage (uint16 float16, int16 bfloat16, or it)
     x = read(ptr, i, left)          16 numbers from ptr[i:], those from ptr[i + left] on are 0; float32 at least
     write(ptr, i, x, left)          the first `left` of them
     load / store                    the same without an end: scratch is padded to whole vectors
@@ -23,8 +23,8 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
 
-_FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
-_STORAGE = {  # tag type: what lies in memory, and the type of its values
+_FLOATS: dict[Any, Any] = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+_STORAGE: dict[Any, tuple[Any, Any]] = {  # tag type: what lies in memory, and the type of its values
     types.float32: (ir.FloatType(), types.float32),
     types.float64: (ir.DoubleType(), types.float64),
     types.uint16: (ir.HalfType(), types.float32),
@@ -47,7 +47,7 @@ class Lanes(types.Type):
 class Pointer(types.Type):
     """An address of numbers stored as `tag` says."""
 
-    def __init__(self, tag: types.Type) -> None:
+    def __init__(self, tag: Any) -> None:
         self.tag = tag
         self.storage, self.value = _STORAGE[tag]
         super().__init__(name=f"pointer({tag})")
@@ -153,7 +153,7 @@ def at_least(typing: Any, x: Any, limit: Any, then: Any, otherwise: Any) -> Any:
 
 @intrinsic
 def exp_negative(typing: Any, x: Any) -> Any:
-    """e^x for x <= 0 to the last bit or two: 2^n times a Taylor polynomial on [-ln 2 / 2, ln 2 / 2]; 0 where it would be subnormal."""
+    """e^x for x <= 0, 0 where it would be subnormal: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]."""
     single = x.element == types.float32
     degree, lowest = (7, -87.0) if single else (13, -708.0)
     # ln 2 in two parts, the first with trailing zeros, so that n * ln 2 is exact
@@ -273,7 +273,9 @@ def _some_lanes(builder: Any, left: Any) -> Any:
 
 
 def _suffix(ptr: Pointer) -> str:
-    return f"v{LANES}{ {types.float32: 'f32', types.float64: 'f64', types.uint16: 'f16', types.int16: 'i16'}[ptr.tag] }.p0"
+    return (
+        f"v{LANES}{ {types.float32: 'f32', types.float64: 'f64', types.uint16: 'f16', types.int16: 'i16'}[ptr.tag] }.p0"
+    )
 
 
 @intrinsic
@@ -282,7 +284,7 @@ def load(typing: Any, ptr: Any, index: Any) -> Any:
     raw = ir.VectorType(ptr.storage, LANES)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _to_values(builder, ptr, builder.load(_address(builder, ptr, *args, raw), align=_bytes(ptr)))
+        return _to_values(builder, ptr, builder.load(_address(builder, ptr, args[0], args[1], raw), align=_bytes(ptr)))
 
     return Lanes(ptr.value)(ptr, types.int64), emit
 
@@ -357,7 +359,7 @@ def get(typing: Any, ptr: Any, index: Any) -> Any:
     """ptr[index], for storage that is not a half type."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.load(_address(builder, ptr, *args, ptr.storage))
+        return builder.load(_address(builder, ptr, args[0], args[1], ptr.storage))
 
     return ptr.value(ptr, types.int64), emit
 
@@ -379,7 +381,7 @@ def prefetch(typing: Any, ptr: Any, index: Any) -> Any:
     """Asks for the cache line of ptr[index] ahead of its use."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        address = _address(builder, ptr, *args, ir.IntType(8))
+        address = _address(builder, ptr, args[0], args[1], ir.IntType(8))
         _call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, _I32(0), _I32(2), _I32(1)])
         return context.get_dummy_value()
 
