@@ -12,6 +12,9 @@ WORKERS ?= 2
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
+# setuptools warns about every editable install
+EDITABLE := PYTHONWARNINGS=ignore $(INSTALL) --no-build-isolation --editable
+
 # torch by its exact version first: an unpinned torch, or one asked for by another package, brings gigabytes of GPU libraries
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -20,12 +23,12 @@ $(BIN)/python:
 $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing (a minute or two; nothing goes outside $(VENV)) ..."
 	$(INSTALL) $(TORCH)
-	$(INSTALL) --no-build-isolation --editable '.[training,analysis]'
+	$(EDITABLE) '.[training,analysis]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing what the tests need ..."
-	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	$(EDITABLE) '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.run  ## train on real digits, look inside, measure; ends with a report under runs/demo
