@@ -10,12 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from tost.ops.common import statistics_dtype
+
 BLOCK = 2**17  # numbers in a block of tokens: 512 kB in float32, an L2 cache's worth with the temporaries
-
-
-def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 at least: half-precision squares overflow, and their sums drown."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def no_autocast(device_type: str) -> AbstractContextManager:

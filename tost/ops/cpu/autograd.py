@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tost.ops.cpu.operators import CHUNK, causal, causal_backward, count_of, full, full_backward, statistics_dtype
+from tost.ops.common import statistics_dtype
+from tost.ops.cpu.operators import CHUNK, causal, causal_backward, count_of, full, full_backward
 
 STATE = "Tensor? energy, Tensor? moment, Tensor? mass"
 SCHEMAS = {

@@ -11,20 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tost.ops.common import statistics_dtype
+
 PAGE = 1 << 21  # bytes of a large page
 LARGE, NEVER = 1 << 21, 1 << 62  # numbers of a sequence from which threads share it for the cache's sake
-CHUNK = {
-    2: 128,
-    4: 64,
-    8: 64,
-}  # rows between saved states by w's bytes a number: at most a tenth of w with the memberships
+# rows between saved states, by w's bytes a number: with the memberships at most a tenth of w
+CHUNK = {2: 128, 4: 64, 8: 64}
 
 Plan = tuple[tuple[int, int, int], tuple[int, ...]]
-
-
-def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 at least."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _advise() -> Any:
