@@ -97,14 +97,14 @@ def backends() -> Iterator[str]:
 
 
 def threads() -> Iterator[str]:
-    """How many threads torch and Numba use, and through which layer."""
+    """How many threads the operators use, and whose."""
     yield f"torch: {torch.get_num_threads()} (torch.set_num_threads or OMP_NUM_THREADS changes it)"
-    numba = importlib.import_module("numba")
-    try:
-        layer = numba.threading_layer()
-    except ValueError:  # no parallel kernel has run yet
-        layer = f"{numba.config.THREADING_LAYER}, chosen at the first parallel call"
-    yield f"numba: up to {numba.config.NUMBA_NUM_THREADS}, layer {layer}; the cpu backend follows torch's number"
+    compiled = importlib.import_module("tost.ops.cpu.compile")
+    if compiled.TEAM is not None:
+        yield "cpu backend: torch's own OpenMP threads"
+    else:
+        most = compiled.limits.NUMBA_NUM_THREADS
+        yield f"cpu backend: Numba's pool of up to {most}, as many as torch (no OpenMP of torch's found)"
 
 
 def kernels(warm: bool) -> Iterator[str]:
