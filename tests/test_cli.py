@@ -122,10 +122,10 @@ def test_print_config_is_a_recipe_again(capsys, tmp_path):
 def test_a_closed_pipe_is_no_error():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "tost", "models"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-    process.stdout.close()
-    assert process.wait(timeout=100) == 0 and not process.stderr.read()
-    process.stderr.close()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        process.stdout.close()
+        assert process.wait(timeout=100) == 0
+        assert not process.stderr.read()
 
 
 def test_help_loads_nothing_heavy():

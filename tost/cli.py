@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 after a user's error (one line on stderr), 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return dispatch(given)
+        code = dispatch(given)
+        sys.stdout.flush()  # a closed pipe is noticed here, not while Python shuts down
+        return code
     except KeyboardInterrupt as interrupt:
         return fail(given, str(interrupt) or "interrupted", 130)
     except SystemExit as done:  # --help of one command
