@@ -16,7 +16,7 @@ import torch
 from tost.training import train
 
 torch.set_num_threads(1)  # no thread pool before the forks
-for module in ("tost.training.engine", "tost.training.build", "tost.training.callbacks", "kornia.augmentation.auto"):
+for module in ("tost.training.engine", "tost.training.vision", "tost.training.callbacks", "kornia.augmentation.auto"):
     importlib.import_module(module)
 for module in ("sklearn.datasets", "numba"):
     importlib.import_module(module)

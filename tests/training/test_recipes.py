@@ -20,8 +20,9 @@ def test_shipped_recipes_load_and_say_what_their_files_say(name):
     assert recipe.run.name == name and recipe.description
 
 
-def test_recipes_are_the_four():
-    assert list(list_recipes()) == ["vision-digits", "vision-fashion-mnist", "vision-finetune", "vision-imagenet"]
+def test_recipes_are_these():
+    language = ["lm-openwebtext", "lm-stdlib", "lm-text"]
+    assert list(list_recipes()) == [*language, "vision-digits", "vision-fashion-mnist", "vision-finetune", "vision-imagenet"]
 
 
 def test_imagenet_is_the_papers():
@@ -109,4 +110,4 @@ def test_listing_recipes_needs_neither_torch_nor_transformers():
         [sys.executable, "-c", code, str(FOLDER.parent)], capture_output=True, text=True, check=True
     )
     names, heavy = json.loads(result.stdout)
-    assert len(names) == 4 and heavy == []
+    assert len(names) == 7 and heavy == []

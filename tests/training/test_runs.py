@@ -15,7 +15,8 @@ from tost.training import load_recipe, load_run, train
 from tost.training.build import build_images, build_model
 from tost.training.callbacks import append
 from tost.training.checkpoints import writing
-from tost.training.engine import Classifier, RunTrainer
+from tost.training.engine import RunTrainer
+from tost.training.vision import Classifier
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,15 @@
-"""How good a run is on images it has not seen."""
+"""How good a run is on images or text that it has not seen."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tost.evaluation.intervals import wilson_interval
+from tost.evaluation.intervals import ratio_interval, wilson_interval
 
 if TYPE_CHECKING:
     from tost.evaluation.runs import evaluate
 
-__all__ = ["evaluate", "wilson_interval"]
+__all__ = ["evaluate", "ratio_interval", "wilson_interval"]
 
 
 def __getattr__(name: str) -> Any:

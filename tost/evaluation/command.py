@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json as json_module
 from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 
 @dataclass
 class Images:
-    """Where the images are, if not where the run's recipe says.
+    """Where a vision run's images are, if not where its recipe says.
 
     Args:
         path: folder of the images
@@ -21,29 +22,83 @@ class Images:
 
 def evaluate(
     run: str,
-    data: Images = Images(),  # noqa: B008
+    data: Images | str = Images(),  # noqa: B008
+    path: str | None = None,
+    context: Literal["sliding", "streaming"] | None = None,
+    length: int | None = None,
+    stride: int | None = None,
+    chunk: int | None = None,
+    position_mode: Literal["learned", "clamped"] | None = None,
     batch_size: int = 256,
     device: str | None = None,
     json: bool = False,
 ) -> None:
-    """Accuracy of a run's saved weights on held-out images, with its 95% interval.
+    """How good a run is on what it has not seen: accuracy on images, or surprise at text, with 95% intervals.
 
     Args:
-        run: folder of a finished run, such as runs/vision-digits
-        data: where the images are
-        batch_size: images per forward pass
+        run: folder of a finished run; for text also a folder of save_pretrained or a model on the Hub
+        data: text: wikitext, lambada, ptb, cbt, openwebtext or a file (default: what the run's recipe holds out).
+            Images: --data.path and --data.workers, where they are not where the recipe says
+        path: text: the local copy of a known set, as it was published (default: from the Hub)
+        context: text: sliding = windows of --length tokens, each --stride further (default); streaming = one pass, the
+            state carried over
+        length: text: tokens of a window (default: the model's positions)
+        stride: text: how far a window is from the one before (default: half a window)
+        chunk: text: tokens that stream at once (default: 1024); it changes no figure
+        position_mode: text: clamped = go on past a table of learned positions
+        batch_size: images, or windows of text, per forward pass
         device: cpu, cuda, ... (default: cuda where there is one)
         json: print one JSON object instead of a sentence
     """
     from tost.evaluation.runs import evaluate as recompute
 
-    changes = {key: value for key, value in asdict(data).items() if value is not None}
-    result = recompute(run, data=changes, batch_size=batch_size, device=device)
-    if json:
-        print(json_module.dumps(result))
-        return
-    low, high = result["interval"]
-    print(
-        f"accuracy {result['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%}), {result['right']} of "
-        f"{result['images']} held-out images right (split {result['split']!r}, {result['classes']} classes)"
-    )
+    given = data if isinstance(data, str) else {k: v for k, v in asdict(data).items() if v is not None}
+    text = {
+        "path": path,
+        "context": context,
+        "length": length,
+        "stride": stride,
+        "chunk": chunk,
+        "position_mode": position_mode,
+    }
+    chosen = {name: value for name, value in text.items() if value is not None}
+    result = recompute(run, data=given, batch_size=batch_size, device=device, **chosen)
+    print(json_module.dumps(result) if json else sentence(result))
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """What a result says."""
+    if "images" in result:
+        return (
+            f"accuracy {share(result)} of {result['images']} held-out images right "
+            f"(split {result['split']!r}, {result['classes']} classes)"
+        )
+    lines = [f"text     {result['text']}", f"context  {window(result)}"]
+    for name, part in result.get("parts", {}).items():
+        lines.append(f"{name:<8} accuracy {share(part)} of {part['questions']} questions right")
+    if "loss" in result:
+        low_high = result["interval"]
+        sure = f" (95% interval {low_high[0]:.4f} to {low_high[1]:.4f})" if low_high else ""
+        lines.append(f"surprise {result['loss']:.4f} nats a token{sure}, perplexity {result['perplexity']:.2f}")
+        if result["bits_per_byte"] is not None:
+            lines.append(f"         {result['bits_per_byte']:.4f} bits per byte")
+        lines.append(
+            f"over     {result['tokens']:,} predicted tokens, {result['bytes']:,} bytes, {result['documents']:,} documents"
+        )
+    if "last_word_loss" in result:
+        told = {**result, "interval": result["accuracy_interval"]}
+        lines.append(f"last     accuracy {share(told)} of {result['passages']} last words right")
+        lines.append(f"         perplexity of the word {result['last_word_perplexity']:.2f}")
+    return "\n".join(lines)
+
+
+def share(part: dict[str, Any]) -> str:
+    """An accuracy, its interval, and how many are right."""
+    low, high = part["interval"]
+    return f"{part['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%}), {part['right']}"
+
+
+def window(result: dict[str, Any]) -> str:
+    if result["context"] == "streaming":
+        return f"streaming: all that came before, in chunks of {result['chunk']} tokens"
+    return f"sliding windows of {result['length']} tokens, stride {result['stride']}"

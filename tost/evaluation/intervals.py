@@ -1,8 +1,9 @@
-"""How sure a measured share is."""
+"""How sure a measured share or mean is."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
@@ -19,3 +20,20 @@ def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float,
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
+def ratio_interval(totals: Sequence[float], counts: Sequence[float], z: float = 1.959964) -> tuple[float, float] | None:
+    """Interval (95% by default) of sum(totals) / sum(counts) over documents, None for fewer than ten of them.
+
+        r +- z sqrt( n / (n - 1) sum_i (t_i - r c_i)^2 ) / sum_i c_i
+
+    totals, counts: of each document, such as nats and tokens. Documents are drawn independently; tokens are not.
+    Source: W. G. Cochran, Sampling Techniques (1977), section 6.3, without the correction for finite populations.
+    """
+    n = len(counts)
+    if n < 10:
+        return None
+    ratio = sum(totals) / sum(counts)
+    squares = sum((t - ratio * c) ** 2 for t, c in zip(totals, counts))
+    half = z * math.sqrt(n / (n - 1) * squares) / sum(counts)
+    return ratio - half, ratio + half

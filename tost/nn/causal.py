@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,11 +24,13 @@ class CausalTSSA(nn.Module):
     max_positions L: a learned bias [H, L] per head and position, zero at first (None: no bias, any length).
     clamp_positions: tokens beyond position L take the bias of the last (False: ValueError).
     decay: in (0, 1], one number or one per head, by which all statistics are multiplied at every token (None: 1).
+    learn_decay: learn it, from `decay` (below 1): the parameter log_half_life [H] is log(log(1/2) / log(decay)).
     `attn_drop` zeroes entries of 1 / (1 + m), as published one draw per token. `backend` is tost.ops.causal_tssa's.
     Raises ValueError for sizes that disagree, a decay outside (0, 1], or positions beyond L.
     """
 
-    undecayed = ("temperature", "position_bias")
+    undecayed = ("temperature", "position_bias", "log_half_life")
+    State = TSSAState
     decay: Tensor | None
 
     def __init__(
@@ -41,6 +44,7 @@ class CausalTSSA(nn.Module):
         proj_drop: float = 0.0,
         backend: str | None = None,
         clamp_positions: bool = False,
+        learn_decay: bool = False,
     ) -> None:
         super().__init__()
         self.dim, self.num_heads, self.head_dim = dim, num_heads, head_dim("CausalTSSA", dim, num_heads)
@@ -50,7 +54,9 @@ class CausalTSSA(nn.Module):
         self.temperature = nn.Parameter(torch.ones(num_heads))
         self.position_bias = None if max_positions is None else nn.Parameter(torch.zeros(num_heads, max_positions))
         self.clamp_positions = clamp_positions
-        self.register_buffer("decay", decay_per_head(decay, num_heads))
+        fixed = decay_per_head(decay, num_heads)
+        self.log_half_life = nn.Parameter(log_half_life(fixed)) if learn_decay else None
+        self.register_buffer("decay", None if learn_decay else fixed)
         self.out_proj = Linear(dim, dim, bias=bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
@@ -69,7 +75,7 @@ class CausalTSSA(nn.Module):
             w,
             self.temperature,
             position_bias=bias,
-            decay=self.decay,
+            decay=self.survival(),
             mask=mask,
             cu_seqlens=cu_seqlens,
             state=seen,
@@ -83,6 +89,13 @@ class CausalTSSA(nn.Module):
         if state is not None and seen is not None and seen is not state:
             new_state = new_state._replace(length=state.length + (new_state.length - seen.length))
         return out, new_state
+
+    @property
+    def decay(self) -> Tensor | None:
+        """[H] float32 in (0, 1), what of the statistics survives a token; None if nothing is forgotten."""
+        if self.log_half_life is None:
+            return self.fixed_decay
+        return torch.exp2(-torch.exp(-self.log_half_life.float()))
 
     def _clamped(self, N: int, state: TSSAState | None) -> tuple[Tensor | None, TSSAState | None]:
         """The bias and state of a call on N tokens in which those beyond the table take its last column."""
@@ -109,3 +122,10 @@ def decay_per_head(decay: float | Sequence[float] | None, num_heads: int) -> Ten
             f"CausalTSSA expects decay in (0, 1], one number or one for each of {num_heads} heads, got {decay}"
         )
     return values
+
+
+def log_half_life(decay: Tensor | None) -> Tensor:
+    """log of the half-life in tokens of every head [H], from its decay [H]."""
+    if decay is None or not bool((decay < 1).all()):
+        raise ValueError("CausalTSSA learns a decay from initial values below 1; give decay, such as [0.9, 0.99]")
+    return (math.log(0.5) / decay.log()).log()

@@ -1,4 +1,4 @@
-"""The token-wise half of a block."""
+"""The token-wise half of a block, in GPT-2's form and in Llama's."""
 
 # B batch, N tokens, C features
 
@@ -36,3 +36,17 @@ class Mlp(nn.Module):
         """Both layers without leaving oneDNN's layout."""
         h = F.gelu(F.linear(x.to_mkldnn(), self.fc1.weight, self.fc1.bias))
         return F.linear(h, self.fc2.weight, self.fc2.bias).to_dense()
+
+
+class GatedMlp(nn.Module):
+    """SwiGLU (arXiv 2002.05202): fc2(silu(gate(x)) * fc1(x)), with dropout as Mlp.  x: [B, N, dim] -> [B, N, dim]."""
+
+    def __init__(self, dim: int, hidden: int, drop: float = 0.0, bias: bool = True) -> None:
+        super().__init__()
+        self.gate = Linear(dim, hidden, bias=bias)
+        self.fc1 = Linear(dim, hidden, bias=bias)
+        self.fc2 = Linear(hidden, dim, bias=bias)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(F.silu(self.gate(x)) * self.fc1(x))))

@@ -1,22 +1,17 @@
-"""A recipe's images, model and trainer arguments."""
+"""A vision recipe's images and model."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
 
 from tost.data import ImageSets, load_images
-from tost.data.images import ImageOptions, TensorImages, normalise
+from tost.data.images import ImageOptions, normalise
 from tost.models import ToSTVision, create_model, from_official
 from tost.models.pretrained import load_strictly, read_tensors
 from tost.training.recipe import Recipe
-from tost.training.runs import CHECKPOINTS
 
 
 def build_images(recipe: Recipe) -> ImageSets:
@@ -72,63 +67,3 @@ def read_weights(source: str) -> dict[str, Tensor]:
             ) from None
         return from_official(loaded.get("model", loaded))
     return ToSTVision.from_pretrained(source).state_dict()
-
-
-def build_arguments(recipe: Recipe, folder: Path, images: ImageSets) -> TrainingArguments:
-    """transformers' arguments; making them joins the processes of `accelerate launch`."""
-    run, optim = recipe.run, recipe.optim
-    micro_batch, epoch = _micro_batch(recipe), len(images.train) // run.batch_size
-    if epoch == 0:
-        raise ValueError(
-            f"run.batch_size {run.batch_size} is more than the {len(images.train)} training images; lower it"
-        )
-    steps, every = run.steps or max(1, round(run.epochs * epoch)), max(1, round(run.checkpoint_epochs * epoch))
-    schedule: dict[str, Any] = {"lr_scheduler_type": "cosine"}
-    if optim.final_lr:
-        schedule = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": optim.final_lr}}
-    tensorboard = importlib.util.find_spec("tensorboard") is not None
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
-    arguments = TrainingArguments(
-        output_dir=str(folder / CHECKPOINTS),
-        per_device_train_batch_size=micro_batch,
-        per_device_eval_batch_size=micro_batch,
-        gradient_accumulation_steps=run.accumulate,
-        max_steps=steps,
-        learning_rate=optim.lr,
-        warmup_steps=min(round(optim.warmup_epochs * epoch), steps),
-        max_grad_norm=optim.clip,
-        bf16=run.precision == "bfloat16",
-        fp16=run.precision == "float16",
-        seed=run.seed,
-        data_seed=run.seed,
-        save_strategy="steps",
-        save_steps=every,
-        eval_strategy="no" if images.validation is None else "steps",
-        eval_steps=every,
-        logging_steps=next(n for n in range(10, 0, -1) if every % n == 0),  # a checkpoint cuts no average short
-        logging_nan_inf_filter=False,
-        report_to=["tensorboard"] if tensorboard else "none",
-        log_level="error",
-        disable_tqdm=False,
-        use_cpu=os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true" or not torch.accelerator.is_available(),
-        label_names=["labels"],
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        dataloader_num_workers=0 if isinstance(images.train, TensorImages) else recipe.data.workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        **schedule,
-    )
-    if arguments.n_gpu > 1:  # several GPUs without a launcher: train on one, not by torch's old DataParallel
-        arguments._n_gpu = 1
-    return arguments
-
-
-def _micro_batch(recipe: Recipe) -> int:
-    """Images per forward pass: the batch divided among the launched processes and their micro-batches."""
-    run, processes = recipe.run, int(os.environ.get("WORLD_SIZE", 1))
-    if run.batch_size < 1 or run.accumulate < 1 or run.batch_size % (processes * run.accumulate):
-        raise ValueError(
-            f"run.batch_size {run.batch_size} does not divide into {processes} processes x {run.accumulate} "
-            f"micro-batches; choose a multiple of {processes * max(1, run.accumulate)}"
-        )
-    return run.batch_size // (processes * run.accumulate)

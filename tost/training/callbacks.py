@@ -16,7 +16,10 @@ from transformers.trainer_callback import ProgressCallback
 from tost.files import atomic_write
 from tost.training.checkpoints import writing
 
-LOGGED = ("step", "epoch", "loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy")
+VALIDATION = ("eval_loss", "eval_accuracy", "eval_perplexity", "eval_bits_per_byte")
+LOGGED = ("step", "epoch", "loss", "grad_norm", "learning_rate", *VALIDATION)
+# What the progress bar shows of them.
+FIGURES = {"loss": "loss", "eval_accuracy": "validation accuracy", "eval_bits_per_byte": "validation bits/byte"}
 
 
 class MetricsFile(TrainerCallback):
@@ -126,6 +129,5 @@ class Progress(ProgressCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         if state.is_world_process_zero and self.training_bar is not None:
-            names = {"loss": "loss", "eval_accuracy": "validation accuracy"}
-            self.figures |= {names[k]: f"{v:.4f}" for k, v in (logs or {}).items() if k in names}
+            self.figures |= {FIGURES[k]: f"{v:.4f}" for k, v in (logs or {}).items() if k in FIGURES}
             self.training_bar.set_postfix(self.figures, refresh=False)

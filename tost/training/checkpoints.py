@@ -73,6 +73,22 @@ def publish(folder: Path, keep: int = 2) -> None:
 
 
 @contextmanager
+def publish_files(folder: Path) -> Iterator[Path]:
+    """A staging folder for a library to write files into; each then moves, whole and durable, to `folder`."""
+    staging = folder / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        for file in sorted(staging.iterdir()):
+            _sync_file(file)
+            os.replace(file, folder / file.name)
+        sync_folder(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
 def writing(what: str) -> Iterator[None]:
     """Turn the many ways in which libraries report a failed write into one OSError in one line."""
     try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from tost.training.parsing import parse_with
-from tost.training.recipe import Recipe
-from tost.training.settings import as_recipe, find_recipe, list_recipes, named, recipe_parser
+from tost.training.settings import AnyRecipe, as_recipe, find_recipe, list_recipes, named, recipe_kind, recipe_parser
 
 USAGE = """usage: tost train RECIPE [--SETTING VALUE ...]
 
@@ -24,6 +24,7 @@ settings:
   tost train RECIPE --help           all of them, with the recipe's values
   tost train RECIPE --run.epochs 5 --optim.lr 1e-3 --model.name tost_tiny_12_p16
   tost train RECIPE --data.path FOLDER --run.name NAME
+  tost train lm-text --data.path 'books/*.txt' --model.preset tiny --model.options.dropout 0.1
 
 more than one GPU or machine:
   accelerate launch -m tost train RECIPE ...
@@ -56,10 +57,10 @@ def run(arguments: Sequence[str]) -> None:
         print(usage(), end="")
         return
     parsed = parse_with(parser, arguments[1:])
-    report(named(as_recipe(parser, parsed), arguments[0]))
+    report(named(as_recipe(parser, parsed, recipe_kind(find_recipe(arguments[0]))), arguments[0]))
 
 
-def report(recipe: Recipe) -> None:
+def report(recipe: AnyRecipe) -> None:
     """Train and print the outcome in a few lines (on the first process of a distributed run)."""
     import os
 
@@ -78,8 +79,21 @@ def report(recipe: Recipe) -> None:
         )
     summary = read_summary(folder)
     assert summary is not None
-    score = summary["test"]
-    print(f"accuracy {score['accuracy']:.2%} on {score['images']} held-out images ({score['split']})")
+    print(_verdict(summary["test"]))
     sizes = f"{summary['parameters']:,} parameters, {summary['steps']} steps, {summary['seconds']:.0f} s"
     print(f"run      {folder} ({sizes})")
-    print(f"next     tost evaluate {folder}")
+    if recipe.task == "language":
+        print(f'next     tost generate {folder} --prompt "def "')
+        print(f"         tost evaluate {folder}")
+    else:
+        print(f"next     tost evaluate {folder}")
+
+
+def _verdict(score: dict[str, Any]) -> str:
+    """One line about the held-out data."""
+    if "accuracy" in score:
+        return f"accuracy {score['accuracy']:.2%} on {score['images']} held-out images ({score['split']})"
+    return (
+        f"loss     {score['loss']:.4f} nats a token, perplexity {score['perplexity']:.2f}, "
+        f"{score['bits_per_byte']:.3f} bits per byte on {score['bytes']:,} held-out bytes"
+    )

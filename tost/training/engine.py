@@ -1,108 +1,56 @@
-"""transformers' Trainer, taught what this package promises: atomic checkpoints, randomness that survives a crash.
-
-B batch, C channels, H height, W width, K classes.
-"""
+"""transformers' Trainer, taught what this package promises: atomic checkpoints, randomness that survives a crash."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import RandomSampler
 from transformers import Trainer
-from transformers.trainer_utils import EvalPrediction
 
-from tost.data import to_model_input
-from tost.training.augment import Augment
 from tost.training.checkpoints import STAGING, publish, remove_unfinished, writing
 from tost.training.groups import parameter_groups
-from tost.training.recipe import Recipe
-
-
-class Classifier(nn.Module):
-    """A vision model with its augmentation, its loss and, if the recipe wants it, the average of its weights.
-
-    pixels uint8 [B, C, H, W], labels [B] -> {"loss": scalar, "logits": [B, K]}. In eval mode the average answers.
-    """
-
-    def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int) -> None:
-        super().__init__()
-        self.model, self.recipe = model, recipe
-        self.augment = Augment(recipe.augment, recipe.data, num_classes)
-        self.average: AveragedModel | None = None
-        if recipe.optim.ema:
-            self.average = AveragedModel(model, multi_avg_fn=_ema(recipe.optim.ema), use_buffers=True)
-            self.average.requires_grad_(False)
-
-    def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        data = self.recipe.data
-        if self.training:
-            with torch.autocast(pixels.device.type, enabled=False), torch.no_grad():
-                images, targets = self.augment(pixels, labels)
-            logits, smoothing = self.model(images), self.recipe.augment.label_smoothing
-        else:
-            images, targets, smoothing = to_model_input(pixels, data.mean, data.std, data.image_size), labels, 0.0
-            logits = self.best(images)
-        loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-        return {"loss": loss, "logits": logits}
-
-    @property
-    def best(self) -> nn.Module:
-        """The averaged model if there is one, else the model itself."""
-        return self.average.module if self.average is not None else self.model
-
-    def update_average(self) -> None:
-        """One step of the average towards the weights."""
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-
-
-def _ema(decay: float) -> Any:
-    """average <- d * average + (1 - d) * weights with d = min(decay, (1 + steps) / (10 + steps))."""
-
-    @torch.no_grad()
-    def update(average: list[Tensor], weights: list[Tensor], steps: Any) -> None:
-        count = int(steps)
-        share = 1 - min(decay, (1 + count) / (10 + count))
-        if torch.is_floating_point(average[0]):
-            torch._foreach_lerp_(average, weights, share)
-        else:  # BatchNorm's count of batches
-            torch._foreach_copy_(average, weights)
-
-    return update
+from tost.training.task import Task
 
 
 class RunTrainer(Trainer):
-    """Trains a Classifier. What is random in a micro-batch depends on the seed and the micro-batch's number alone,
+    """Trains a task's module. What is random in a micro-batch depends on the seed and the micro-batch's number alone,
     so neither a restart nor the number of processes changes it."""
 
-    def __init__(self, classifier: Classifier, recipe: Recipe, **kwargs: Any) -> None:
-        self.recipe, self.classifier = recipe, classifier
+    def __init__(self, task: Task, module: nn.Module, **kwargs: Any) -> None:
+        self.recipe, self.task = task.recipe, task
         self._last_step, self._micro_batch = -1, 0
         super().__init__(
-            model=classifier,
-            compute_metrics=accuracy,
-            preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+            model=module,
+            train_dataset=task.train,
+            eval_dataset=task.validation,
+            data_collator=task.collate,
+            compute_metrics=task.metrics,
+            preprocess_logits_for_metrics=task.reduce,
             **kwargs,
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW over parameter_groups; the average takes no part."""
+        """AdamW over parameter_groups."""
         if self.optimizer is None:
             optim = self.recipe.optim
-            groups = parameter_groups(self.classifier.model, optim.lr, optim.weight_decay, optim.layer_decay)
+            groups = parameter_groups(self.task.optimised, optim.lr, optim.weight_decay, self.task.layer_decay)
             self.optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas)
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:
-        """A random order whose last, smaller batch is left out (another image each epoch)."""
-        images: Any = self.train_dataset
+        """A random order whose last, smaller batch is left out (other items each epoch)."""
+        items: Any = self.train_dataset
         batch = self.recipe.run.batch_size
-        return RandomSampler(images, num_samples=len(images) // batch * batch)
+        return RandomSampler(items, num_samples=len(items) // batch * batch)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The task's figures for each row of a batch, or the Trainer's own prediction."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            own = self.task.predict(model, self._prepare_inputs(inputs))
+        return super().prediction_step(model, inputs, *args, **kwargs) if own is None else own
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch: seed its randomness, then forward, backward, and a check that the loss is a number."""
@@ -113,13 +61,13 @@ class RunTrainer(Trainer):
         torch.manual_seed(self.recipe.run.seed * 1_000_003 + place)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            raise ValueError(diverged(step + 1, self.recipe, f"the loss is {float(loss)}"))
+            raise ValueError(diverged(step + 1, self.task, f"the loss is {float(loss)}"))
         return loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """transformers' checkpoint, in a staging folder first: under its name it is whole and on the disk."""
-        if not all(bool(torch.isfinite(p).all()) for p in self.classifier.model.parameters()):
-            raise ValueError(diverged(self.state.global_step, self.recipe, "weights are not finite"))
+        if not all(bool(torch.isfinite(p).all()) for p in self.task.optimised.parameters()):
+            raise ValueError(diverged(self.state.global_step, self.task, "weights are not finite"))
         folder = Path(str(self.args.output_dir))
         self.args.output_dir = str(folder / STAGING)
         try:
@@ -138,14 +86,9 @@ class RunTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
 
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of predictions that are right."""
-    return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
-
-
-def diverged(step: int, recipe: Recipe, what: str) -> str:
+def diverged(step: int, task: Task, what: str) -> str:
     """The one line for a run that left the numbers."""
     return (
         f"training diverged at step {step}: {what}; start another run (--run.name) with a lower --optim.lr (now "
-        f"{recipe.optim.lr:g}), a longer --optim.warmup_epochs or in float32 (--run.precision {recipe.run.precision})"
+        f"{task.recipe.optim.lr:g}), a longer --{task.warmup} or in float32 (--run.precision {task.recipe.run.precision})"
     )

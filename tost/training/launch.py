@@ -12,9 +12,10 @@ from typing import Any
 
 from tost.extras import require
 from tost.files import atomic_write
-from tost.training.recipe import Recipe
+from tost.training.recipe_language import LanguageRecipe
 from tost.training.runs import (
     CHECKPOINTS,
+    CONFIG,
     METRICS,
     SUMMARY,
     check_same,
@@ -22,23 +23,27 @@ from tost.training.runs import (
     read_summary,
     run_folder,
 )
-from tost.training.settings import load_recipe
+from tost.training.settings import AnyRecipe, load_recipe
 
+PACKAGES = {
+    "vision": ("transformers", "accelerate", "kornia"),
+    "language": ("transformers", "accelerate", "tokenizers"),
+}
 OUT_OF_MEMORY = (
     "out of memory on the device; split the batch with a larger --run.accumulate, or recompute activations with "
     "--run.gradient_checkpointing"
 )
 
 
-def train(recipe: str | Path | Recipe, **overrides: Any) -> Path:
+def train(recipe: str | Path | AnyRecipe, **overrides: Any) -> Path:
     """Train what `recipe` says and return the run's folder, runs/NAME.
 
-    recipe: a name of list_recipes(), a YAML file, or a Recipe. overrides: train("vision-digits", run={"epochs": 5}),
-    or dotted, train("vision-digits", **{"run.epochs": 5}). A run that was stopped or killed goes on from its last
-    checkpoint to the weights that an undisturbed one reaches; a finished one is left as it is. The folder then holds
-    model.safetensors and config.json (for ToSTVision.from_pretrained), config.yaml, metrics.jsonl, summary.json and
-    checkpoints/.
-    Raises ValueError (settings, images, divergence, a run of another recipe), OSError (nothing half-written is left),
+    recipe: a name of list_recipes(), a YAML file, a Recipe or a LanguageRecipe. overrides: train("vision-digits",
+    run={"epochs": 5}), or dotted, train("vision-digits", **{"run.epochs": 5}). A run that was stopped or killed goes
+    on from its last checkpoint to the weights that an undisturbed one reaches; a finished one is left as it is. The
+    folder then holds model.safetensors and config.json (for from_pretrained; a language run its tokenizer's files
+    too), config.yaml, metrics.jsonl, summary.json and checkpoints/.
+    Raises ValueError (settings, images, text, divergence, a run of another recipe), OSError (nothing half-written is left),
     ImportError (naming the extra) and KeyboardInterrupt (the same call goes on).
     """
     recipe = load_recipe(recipe, overrides)
@@ -48,18 +53,18 @@ def train(recipe: str | Path | Recipe, **overrides: Any) -> Path:
         return folder
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        for module in ("transformers", "accelerate", "kornia"):
+        for module in PACKAGES[recipe.task]:
             require(module, extra="training")
         _run(recipe, folder)
     return folder
 
 
-def _run(recipe: Recipe, folder: Path) -> None:
+def _run(recipe: AnyRecipe, folder: Path) -> None:
     from tost.training.callbacks import Progress, StopOnInterrupt
     from tost.training.checkpoints import check_readable, last_checkpoint
 
     interrupt, progress = StopOnInterrupt(), Progress()
-    trainer, images = _prepare(recipe, folder, [interrupt, progress])
+    trainer = _prepare(recipe, folder, [interrupt, progress])
     last, began = last_checkpoint(folder / CHECKPOINTS), time.perf_counter()
     if last is not None:
         check_readable(last)
@@ -76,66 +81,69 @@ def _run(recipe: Recipe, folder: Path) -> None:
     finally:
         interrupt.restore()
         progress.close()
-    _finish(trainer, images, folder, time.perf_counter() - began, resumed=last is not None)
+    _finish(trainer, folder, time.perf_counter() - began, resumed=last is not None)
 
 
-def _prepare(recipe: Recipe, folder: Path, callbacks: list[Any]) -> tuple[Any, Any]:
-    """(trainer, images), and the run's folder with its recipe in it: only once all settings have proved good."""
+def _prepare(recipe: AnyRecipe, folder: Path, callbacks: list[Any]) -> Any:
+    """The trainer, and the run's folder with its recipe in it: only once all settings have proved good."""
     from transformers.trainer_callback import ProgressCallback
 
-    from tost.training.build import build_arguments, build_images, build_model
-    from tost.training.callbacks import MetricsFile, NextEpoch, UpdateAverage
+    from tost.training.arguments import build_arguments
+    from tost.training.callbacks import MetricsFile
     from tost.training.checkpoints import remove_unfinished
-    from tost.training.engine import Classifier, RunTrainer
+    from tost.training.engine import RunTrainer
 
-    images = build_images(recipe)
-    arguments = build_arguments(recipe, folder, images)
-    classifier = Classifier(build_model(recipe, images), recipe, len(images.classes))
+    if (folder / CONFIG).is_file() and not recipe.run.overwrite:
+        check_same(folder, recipe)
+    task = make_task(recipe, folder)
+    arguments = build_arguments(task, folder)
+    module = task.build()
     if arguments.process_index == 0:
         prepare_folder(folder, recipe)
         remove_unfinished(folder / CHECKPOINTS)
-    always = [MetricsFile(folder / METRICS), UpdateAverage(classifier.update_average), NextEpoch(images.train)]
-    trainer = RunTrainer(
-        classifier, recipe, args=arguments, train_dataset=images.train, eval_dataset=images.validation, callbacks=always
-    )
+        task.prepare(folder)
+    trainer = RunTrainer(task, module, args=arguments, callbacks=[MetricsFile(folder / METRICS), *task.callbacks])
     trainer.remove_callback(ProgressCallback)
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.accelerator.wait_for_everyone()
-    return trainer, images
+    return trainer
 
 
-def _finish(trainer: Any, images: Any, folder: Path, seconds: float, resumed: bool) -> None:
-    """Score the held-out images and write the weights; summary.json comes last and says that the run is finished."""
+def make_task(recipe: AnyRecipe, folder: Path) -> Any:
+    """The task of a recipe, its data read. folder: of the run, which may hold what an earlier start left."""
+    if isinstance(recipe, LanguageRecipe):
+        from tost.training.language import LanguageTask
+
+        return LanguageTask(recipe, folder)
+    from tost.training.vision import VisionTask
+
+    return VisionTask(recipe, folder)
+
+
+def _finish(trainer: Any, folder: Path, seconds: float, resumed: bool) -> None:
+    """Score the held-out data and write the weights; summary.json comes last and says that the run is finished."""
     from tost.training.checkpoints import writing
 
-    model = trainer.classifier.best.eval()
-    scores = {
-        "test": _score(trainer.evaluate(images.test, metric_key_prefix="test"), "test", images.held_out, images.test)
-    }
-    watched = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    task = trainer.task
+    scores = {"test": task.score(trainer.evaluate(task.test, metric_key_prefix="test"), "test")}
+    watched = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     if watched:
-        scores["validation"] = _score(watched[-1], "eval", "validation", images.validation)
+        scores["validation"] = task.score(watched[-1], "eval")
     summary = {
-        "run": trainer.recipe.run.name,
-        "model": trainer.recipe.model.name,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "classes": images.classes,
+        "run": task.recipe.run.name,
+        **task.facts(),
+        "parameters": sum(p.numel() for p in task.optimised.parameters()),
         **scores,
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
         "resumed": resumed,
-        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate", "kornia", "numpy")}
+        "versions": {name: version(name) for name in ("torch", *PACKAGES[task.recipe.task], "numpy")}
         | {"python": platform.python_version()},
     }
-    if trainer.args.process_index == 0:
-        with writing(f"the weights in {folder}"):
-            model.save_pretrained(folder)
+    with writing(f"the weights in {folder}"):
+        task.save(trainer, folder)
+        if trainer.args.process_index == 0:
             with atomic_write(folder / SUMMARY, "w") as file:
                 file.write(json.dumps(summary, indent=2) + "\n")
     trainer.accelerator.wait_for_everyone()
-
-
-def _score(metrics: dict[str, float], prefix: str, split: str, images: Any) -> dict[str, Any]:
-    accuracy, loss = (metrics[f"{prefix}_{name}"] for name in ("accuracy", "loss"))
-    return {"split": split, "images": len(images), "accuracy": accuracy, "loss": loss}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 
@@ -30,14 +30,22 @@ def parse_with(parser: Any, arguments: Sequence[str]) -> Any:
 
 
 def with_flags(parser: Any, arguments: Sequence[str]) -> list[str]:
-    """`arguments` with "true" after every switch that stands alone."""
+    """`arguments` with "true" after every switch that stands alone, and --max-new-tokens for --max_new_tokens."""
     defaults, given = parser.get_defaults(), []
     for argument, following in zip(arguments, [*arguments[1:], "--"]):
+        argument = with_underscores(argument, defaults)
         given.append(argument)
         name = argument[2:] if argument.startswith("--") else ""
         if name in defaults and isinstance(defaults[name], bool) and following.lower() not in ("true", "false"):
             given.append("true")
     return given
+
+
+def with_underscores(argument: str, known: Container[str]) -> str:
+    """--max-new-tokens as --max_new_tokens if that is the option; anything else as it is."""
+    name, equals, value = argument.partition("=")
+    written = name[2:].replace("-", "_")
+    return f"--{written}{equals}{value}" if name.startswith("--") and written in known else argument
 
 
 def explain(message: str, known: list[str]) -> str:

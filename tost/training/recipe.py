@@ -141,6 +141,7 @@ class Recipe:
     """Everything a run depends on.
 
     Args:
+        task: vision: the settings below
         description: one line for the list of recipes
         model: the model
         data: the images
@@ -149,6 +150,7 @@ class Recipe:
         run: the run
     """
 
+    task: Literal["vision"] = "vision"
     description: str = ""
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)

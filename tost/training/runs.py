@@ -7,13 +7,11 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tost.files import atomic_write
-from tost.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from tost.models import ToSTVision
+from tost.training.recipe_language import LanguageRecipe
+from tost.training.settings import AnyRecipe, load_recipe
 
 CONFIG, SUMMARY, METRICS, CHECKPOINTS = "config.yaml", "summary.json", "metrics.jsonl", "checkpoints"
 # Settings that change where and how fast a run goes, not what comes out of it.
@@ -25,11 +23,12 @@ HARMLESS = {
     "run.name",
     "run.overwrite",
     "run.checkpoint_epochs",
+    "run.checkpoint_steps",
     "run.gradient_checkpointing",
 }
 
 
-def run_folder(recipe: Recipe) -> Path:
+def run_folder(recipe: AnyRecipe) -> Path:
     """Where the run of `recipe` is kept."""
     name = recipe.run.name or "run"
     if not name.strip(".") or "/" in name or "\\" in name:
@@ -43,7 +42,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def write_config(folder: Path, recipe: Recipe) -> None:
+def write_config(folder: Path, recipe: AnyRecipe) -> None:
     """config.yaml: the resolved recipe."""
     import yaml
 
@@ -54,10 +53,8 @@ def write_config(folder: Path, recipe: Recipe) -> None:
         file.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
-def read_config(folder: Path) -> Recipe:
+def read_config(folder: Path) -> Any:
     """The recipe of the run in `folder`; ValueError if there is none."""
-    from tost.training.settings import load_recipe
-
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such run; `tost train RECIPE` makes one")
     if not (folder / CONFIG).is_file():
@@ -65,7 +62,7 @@ def read_config(folder: Path) -> Recipe:
     return load_recipe(folder / CONFIG)
 
 
-def check_same(folder: Path, recipe: Recipe) -> None:
+def check_same(folder: Path, recipe: AnyRecipe) -> None:
     """ValueError naming the settings in which `recipe` is not the one that the run in `folder` was started with."""
     before, now = read_config(folder).flat(), recipe.flat()
     changed = [k for k in sorted({**before, **now}) if k not in HARMLESS and before.get(k) != now.get(k)]
@@ -78,7 +75,7 @@ def check_same(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def prepare_folder(folder: Path, recipe: Recipe) -> None:
+def prepare_folder(folder: Path, recipe: AnyRecipe) -> None:
     """Make the run's folder, or check that the run in it is of this recipe; with run.overwrite, empty it first."""
     if folder.exists() and any(folder.iterdir()):
         if not (folder / CONFIG).is_file():
@@ -98,12 +95,29 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(removed)
 
 
-def load_run(run: str | Path) -> tuple[ToSTVision, Recipe]:
-    """(model in eval mode, recipe) of a finished run; ValueError if the folder is no run, unfinished or damaged."""
-    from tost.models import ToSTVision
+def load_run(run: str | Path) -> tuple[Any, Any]:
+    """(model in eval mode, recipe) of a finished run; ValueError if the folder is no run, unfinished or damaged.
 
+    A vision run gives a ToSTVision and a Recipe, a language run a ToSTForCausalLM and a LanguageRecipe.
+    """
     folder = Path(run)
     recipe = read_config(folder)
     if read_summary(folder) is None:
         raise ValueError(f"{folder} is not finished; the `tost train` command that started it goes on with it")
+    if isinstance(recipe, LanguageRecipe):
+        return _load_language(folder), recipe
+    from tost.models import ToSTVision
+
     return ToSTVision.from_pretrained(folder), recipe
+
+
+def _load_language(folder: Path) -> Any:
+    from safetensors import SafetensorError
+
+    from tost.models.language import ToSTForCausalLM
+
+    try:
+        return ToSTForCausalLM.from_pretrained(folder).eval()
+    except (SafetensorError, OSError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"{folder}: model.safetensors is missing or not a whole safetensors file ({told})") from None

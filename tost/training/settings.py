@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from tost.training.parsing import did_you_mean, one_line
 from tost.training.recipe import Recipe, flatten, nested
+from tost.training.recipe_language import LanguageRecipe
+
+AnyRecipe = Recipe | LanguageRecipe
+TASKS: dict[str, type[Recipe] | type[LanguageRecipe]] = {"vision": Recipe, "language": LanguageRecipe}
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 OPTIONS = "model.options."
@@ -38,55 +43,68 @@ def find_recipe(name: str | Path) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-def load_recipe(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(recipe: str | Path | AnyRecipe, overrides: Mapping[str, Any] | None = None) -> Any:
     """A recipe by name, by YAML file or itself, with settings replaced: {"run.epochs": 5} or {"run": {"epochs": 5}}.
 
+    Returns a Recipe or a LanguageRecipe, as its `task` says (vision, where nothing is said).
     Raises ValueError for an unknown recipe or setting (with close names) and for values of the wrong type.
     """
     changes = flatten(overrides or {})
-    if isinstance(recipe, Recipe):
-        parser, base = recipe_parser(), {k: v for k, v in recipe.flat().items() if v is not None}
+    if isinstance(recipe, (Recipe, LanguageRecipe)):
+        kind: Any = type(recipe)
+        parser, base = recipe_parser(kind=kind), {k: v for k, v in recipe.flat().items() if v is not None}
         changes = {**base, **changes}
     else:
         path = find_recipe(recipe)
-        parser, base = recipe_parser(path), flatten(_read_yaml(path))
-    check_keys(changes)
+        kind, parser, base = recipe_kind(path), recipe_parser(path), flatten(_read_yaml(path))
+    check_keys(changes, kind)
     options = {key[len(OPTIONS) :]: changes.pop(key) for key in list(changes) if key.startswith(OPTIONS)}
     if options:
         changes["model.options"] = {**changes.get("model.options", base.get("model.options", {})), **options}
     try:
-        loaded = as_recipe(parser, parser.parse_object(nested(changes)))
+        loaded = as_recipe(parser, parser.parse_object(nested(changes)), kind)
     except (ArgumentError, TypeError, KeyError) as error:
         raise ValueError(one_line(error)) from None
-    return loaded if isinstance(recipe, Recipe) else named(loaded, recipe)
+    return loaded if isinstance(recipe, (Recipe, LanguageRecipe)) else named(loaded, recipe)
 
 
-def named(recipe: Recipe, source: str | Path) -> Recipe:
+def recipe_kind(path: Path) -> type[Recipe] | type[LanguageRecipe]:
+    """The class of the recipe in a YAML file, told from its `task`."""
+    task = _read_yaml(path).get("task", "vision")
+    if task not in TASKS:
+        raise ValueError(f"{path}: task is one of {', '.join(TASKS)}, got {task!r}")
+    return TASKS[task]
+
+
+def named(recipe: Any, source: str | Path) -> Any:
     """`recipe`, its run named after the recipe's name or file unless it has a name."""
     recipe.run.name = recipe.run.name or Path(source).stem
     return recipe
 
 
-def recipe_parser(path: Path | None = None, prog: str = "tost train") -> ArgumentParser:
+def recipe_parser(
+    path: Path | None = None, prog: str = "tost train", kind: type[Recipe] | type[LanguageRecipe] = Recipe
+) -> ArgumentParser:
     """A parser of every setting (`--run.epochs 5`), with the values of the YAML file at `path` for defaults."""
+    kind = kind if path is None else recipe_kind(path)
     parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file of settings that replace the recipe's")
-    parser.add_class_arguments(Recipe, as_group=False)
+    parser.add_class_arguments(kind, as_group=False)
     if path is not None:
-        check_keys(flatten(_read_yaml(path)), where=f"{path}: ")
+        check_keys(flatten(_read_yaml(path)), kind, where=f"{path}: ")
         parser.default_config_files = [glob.escape(str(path))]
     return parser
 
 
-def as_recipe(parser: ArgumentParser, parsed: Namespace) -> Recipe:
+def as_recipe(parser: ArgumentParser, parsed: Namespace, kind: type[Recipe] | type[LanguageRecipe]) -> Any:
     """The recipe that `parser` read."""
     values = parser.instantiate(parsed)
-    return Recipe(**{name: values[name] for name in ("description", "model", "data", "augment", "optim", "run")})
+    return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 
-def check_keys(given: Iterable[str], where: str = "") -> None:
+def check_keys(given: Iterable[str], kind: type[Recipe] | type[LanguageRecipe] = Recipe, where: str = "") -> None:
     """ValueError with close names if one of the dotted names `given` is no setting of a recipe."""
-    known = Recipe().flat()
+    known = kind().flat()
     for key in given:
         if key not in known and not key.startswith(OPTIONS):
             raise ValueError(

@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 from tests.models.language.common import text, tiny, tiny_config
 from tost.models.language import (
-    TSSALayer,
+    StateLayer,
     load_state,
     preset,
     resume,
@@ -34,8 +34,8 @@ def same(a, b):
 
 def test_generate_builds_the_layers_by_itself():
     cache = DynamicCache(config=tiny_config(num_hidden_layers=5))
-    assert [type(layer) for layer in cache.layers] == [TSSALayer] * 5
-    assert cache.get_seq_length() == 0 and repr(cache.layers[0]) == "TSSALayer(empty)"
+    assert [type(layer) for layer in cache.layers] == [StateLayer] * 5
+    assert cache.get_seq_length() == 0 and repr(cache.layers[0]) == "StateLayer(empty)"
 
 
 @pytest.mark.parametrize("n", [1, 30])
@@ -44,7 +44,7 @@ def test_size_is_constant_and_as_documented(n):
     cache = fed(model, text(n, batch=3))
     H, D, layers = 3, 8, 2
     assert state_nbytes(cache) == 3 * layers * 8 * (H * (2 * D + 1) + 1)
-    assert repr(cache.layers[0]) == f"TSSALayer(batch=3, tokens={n}, {3 * 8 * (H * (2 * D + 1) + 1) / 1024:.1f} KiB)"
+    assert repr(cache.layers[0]) == f"StateLayer(batch=3, tokens={n}, {3 * 8 * (H * (2 * D + 1) + 1) / 1024:.1f} KiB)"
 
 
 def test_base_is_145_kib_a_sequence():
@@ -134,14 +134,14 @@ def test_a_deep_copy_is_a_snapshot():
     ids=["of softmax", "of another depth"],
 )
 def test_caches_of_other_models_are_refused(cache):
-    with pytest.raises(ValueError, match=r"expected a cache of 2 TSSALayers.*DynamicCache\(config=model.config\)"):
+    with pytest.raises(ValueError, match=r"expected a cache of 2 StateLayers.*DynamicCache\(config=model.config\)"):
         tiny()(text(3), past_key_values=cache)
 
 
 def test_a_layer_keeps_no_keys():
-    layer = TSSALayer()
+    layer = StateLayer()
     for method in (layer.update, layer.lazy_initialization):
-        with pytest.raises(ValueError, match="no keys and values"):
+        with pytest.raises(ValueError, match="keys and values"):
             method(torch.zeros(1), torch.zeros(1))
 
 
@@ -169,7 +169,7 @@ def test_states_of_other_models_are_refused(tmp_path):
         load_state(path, tiny(seed=1))
     with pytest.raises(ValueError, match="expected a ToST language model, got Linear"):
         load_state(path, torch.nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="cache of 3 TSSALayers"):
+    with pytest.raises(ValueError, match="cache of 3 StateLayers"):
         save_state(fed(model, text(3)), path, tiny(num_hidden_layers=3))
     with pytest.raises(ValueError, match="feed a prompt first"):
         save_state(DynamicCache(config=model.config), path, model)

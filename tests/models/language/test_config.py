@@ -41,7 +41,7 @@ def test_unknown_names_are_named():
     ("options", "message"),
     [
         ({"hidden_size": 25}, "hidden_size that num_attention_heads divides"),
-        ({"position_mode": "rotary"}, "position_mode in"),
+        ({"position_mode": "sinusoid"}, "position_mode in"),
         ({"dropout": 1.0}, r"dropout in \[0, 1\)"),
         ({"num_hidden_layers": 0}, "num_hidden_layers of at least 1"),
     ],

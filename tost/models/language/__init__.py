@@ -11,10 +11,11 @@ from transformers import (  # noqa: E402
     AutoModelForSequenceClassification,
 )
 
-from tost.models.language.cache import TSSALayer, resume, select_state, state_nbytes  # noqa: E402
+from tost.models.language.block import ToSTBlock  # noqa: E402
+from tost.models.language.cache import StateLayer, resume, select_state, state_nbytes  # noqa: E402
 from tost.models.language.config import ToSTConfig  # noqa: E402
 from tost.models.language.heads import ToSTForCausalLM, ToSTForSequenceClassification  # noqa: E402
-from tost.models.language.modeling import ToSTBlock, ToSTModel, ToSTPreTrainedModel  # noqa: E402
+from tost.models.language.modeling import ToSTModel, ToSTPreTrainedModel  # noqa: E402
 from tost.models.language.official import config_from_official, from_official, to_official  # noqa: E402
 from tost.models.language.presets import PRESETS, preset  # noqa: E402
 from tost.models.language.saved import load_state, save_state  # noqa: E402
@@ -26,7 +27,7 @@ AutoModelForSequenceClassification.register(ToSTConfig, ToSTForSequenceClassific
 
 __all__ = [
     "PRESETS",
-    "TSSALayer",
+    "StateLayer",
     "ToSTBlock",
     "ToSTConfig",
     "ToSTForCausalLM",

@@ -1,10 +1,11 @@
-"""The state of a stream as a cache of transformers: one TSSAState a layer, whatever the length."""
+"""The state of a stream as a cache of transformers: one state a layer, for token statistics of constant size."""
 
 # B batch, N tokens, H heads, D features per head, C = H*D
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -12,26 +13,26 @@ from torch import Tensor
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, CacheLayerMixin
 
 from tost.models.language.config import LAYER_TYPE
-from tost.nn import CausalTSSA
-from tost.ops import TSSAState
+from tost.nn.states import map_state, state_tensors
 
 AnyCache = TypeVar("AnyCache", bound=Cache)
+Mix = Callable[..., Any]  # mix(x, mask=..., state=..., return_state=True) -> (y, state), such as ToSTBlock.mix
 
 
 class Step(NamedTuple):
     """One call of a layer: what is needed to take back its last tokens."""
 
-    before: TSSAState | None
-    mixer: CausalTSSA
+    before: Any
+    mix: Mix
     x: Tensor
     mask: Tensor | None
 
 
-class TSSALayer(CacheLayerMixin):
-    """The statistics one layer has gathered so far: H(2D + 1) sums and a count a sequence, for any number of tokens.
+class StateLayer(CacheLayerMixin):
+    """What one layer remembers; for token statistics H(2D + 1) sums and a count a sequence, for any number of tokens.
 
-    `state` is a TSSAState (None before the first token); `columns` counts the tokens fed, padding included, which is
-    what transformers calls the length of a cache.
+    `state` is the state of the layer's mixer, such as a TSSAState (None before the first token); `columns` counts the
+    tokens fed, padding included, which is what transformers calls the length of a cache.
     A sum cannot forget its last term. So after `activate_past_recording` (assisted decoding calls it) a layer keeps the
     inputs of its calls, and `crop` goes back to the state before a call and repeats the tokens that stay. `crop` frees
     what was kept: nothing before it can be taken back.
@@ -43,19 +44,19 @@ class TSSALayer(CacheLayerMixin):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__()
-        self.state: TSSAState | None = None
+        self.state: Any = None
         self.columns = 0
         self.record_past = False
         self.steps: list[Step] = []
 
-    def advance(self, mixer: CausalTSSA, x: Tensor, mask: Tensor | None) -> Tensor:
-        """mixer(x) after all tokens seen so far, and then these are seen too.  x: [B, N, C] -> [B, N, C]."""
+    def advance(self, mix: Mix, x: Tensor, mask: Tensor | None) -> Tensor:
+        """mix(x) after all tokens seen so far, and then these are seen too.  x: [B, N, C] -> [B, N, C]."""
         before = self.state
-        out, self.state = mixer(x, mask=mask, state=before, return_state=True)
+        out, self.state = mix(x, mask=mask, state=before, return_state=True)
         self.columns += x.shape[1]
         self.is_initialized = True
         if self.record_past:
-            self.steps.append(Step(before, mixer, x, mask))
+            self.steps.append(Step(before, mix, x, mask))
         return out
 
     def activate_past_recording(self) -> None:
@@ -80,14 +81,14 @@ class TSSALayer(CacheLayerMixin):
             keep = step.x.shape[1] - remove
             if keep > 0:
                 mask = None if step.mask is None else step.mask[:, :keep]
-                _, self.state = step.mixer(step.x[:, :keep], mask=mask, state=step.before, return_state=True)
+                _, self.state = step.mix(step.x[:, :keep], mask=mask, state=step.before, return_state=True)
             remove = max(-keep, 0)
         self.steps.clear()
 
     def select(self, indices: Tensor) -> None:
         """Keep sequences `indices` [B'], in that order and as often as they are named."""
         if self.state is not None:
-            self.state = self.state.select(indices.to(self.state.length.device))
+            self.state = map_state(self.state, lambda part: part.index_select(0, indices.to(part.device)))
             self.steps.clear()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -109,7 +110,7 @@ class TSSALayer(CacheLayerMixin):
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.state is None else self.state.nbytes
+        return 0 if self.state is None else sum(part.nbytes for part in state_tensors(self.state).values())
 
     def get_seq_length(self) -> int:
         return self.columns
@@ -130,35 +131,35 @@ class TSSALayer(CacheLayerMixin):
         pass
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        raise ValueError("a layer of token statistics has no keys and values to prepare")
+        raise ValueError("a StateLayer has no keys and values to prepare")
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        raise ValueError("a layer of token statistics keeps no keys and values; it advances by TSSALayer.advance")
+        raise ValueError("a StateLayer advances by StateLayer.advance, not by keys and values")
 
     def __repr__(self) -> str:
         if self.state is None:
-            return "TSSALayer(empty)"
-        return f"TSSALayer(batch={self.batch_size}, tokens={self.columns}, {self.nbytes / 1024:.1f} KiB)"
+            return "StateLayer(empty)"
+        return f"StateLayer(batch={self.batch_size}, tokens={self.columns}, {self.nbytes / 1024:.1f} KiB)"
 
 
-STATIC_LAYER_TYPE_MAPPING[LAYER_TYPE] = TSSALayer  # its size never changes, so it may be called a static cache too
+STATIC_LAYER_TYPE_MAPPING[LAYER_TYPE] = StateLayer  # its size never changes, so it may be called a static cache too
 
 
-def tssa_layers(cache: Cache, count: int | None = None) -> list[TSSALayer]:
-    """The layers of a cache. Raises ValueError unless it is a cache for `count` layers of token statistics."""
-    layers = [layer for layer in cache.layers if isinstance(layer, TSSALayer)]
+def state_layers(cache: Cache, count: int | None = None) -> list[StateLayer]:
+    """The layers of a cache. Raises ValueError unless it is a cache of `count` StateLayers."""
+    layers = [layer for layer in cache.layers if isinstance(layer, StateLayer)]
     if len(layers) != len(cache.layers) or (count is not None and len(layers) != count):
         kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or "no layers"
         raise ValueError(
-            f"expected a cache of {'some' if count is None else count} TSSALayers, got {len(cache.layers)} ({kinds}); "
+            f"expected a cache of {'some' if count is None else count} StateLayers, got {len(cache.layers)} ({kinds}); "
             "build it by DynamicCache(config=model.config)"
         )
     return layers
 
 
 def state_nbytes(cache: Cache) -> int:
-    """Bytes of all states in a cache: 8 (H(2D + 1) + 1) a layer and sequence, for any number of tokens."""
-    return sum(layer.nbytes for layer in tssa_layers(cache))
+    """Bytes of all states in a cache: 8 (H(2D + 1) + 1) a layer of plain token statistics and sequence."""
+    return sum(layer.nbytes for layer in state_layers(cache))
 
 
 def select_state(cache: AnyCache, indices: Tensor | list[int]) -> AnyCache:
@@ -166,7 +167,7 @@ def select_state(cache: AnyCache, indices: Tensor | list[int]) -> AnyCache:
 
     Naming a sequence more than once repeats it. Raises ValueError if `cache` is empty or holds no such sequence.
     """
-    layers, indices = tssa_layers(cache), torch.as_tensor(indices, dtype=torch.int64)
+    layers, indices = state_layers(cache), torch.as_tensor(indices, dtype=torch.int64)
     if not layers or layers[0].state is None:
         raise ValueError("select_state expects a cache that has seen tokens, got an empty one; feed a prompt first")
     B = layers[0].batch_size
@@ -175,7 +176,7 @@ def select_state(cache: AnyCache, indices: Tensor | list[int]) -> AnyCache:
     fork = copy.copy(cache)
     fork.layers = []
     for layer in layers:
-        twin = TSSALayer()
+        twin = StateLayer()
         twin.state, twin.columns, twin.is_initialized = layer.state, layer.columns, True  # a state is a value
         twin.select(indices)
         fork.layers.append(twin)
@@ -188,7 +189,7 @@ def resume(cache: Cache, input_ids: Tensor) -> dict[str, Any]:
     input_ids: [B, N], the tokens after those the cache has seen. The attention mask that transformers wants covers the
     past as well; it is rebuilt from the counts in the state.
     """
-    layers = tssa_layers(cache)
+    layers = state_layers(cache)
     state, past = (layers[0].state, layers[0].columns) if layers else (None, 0)
     if state is None:
         raise ValueError("resume expects a cache that has seen tokens, got an empty one; pass input_ids to generate")

@@ -22,7 +22,8 @@ class ToSTForCausalLM(ToSTPreTrainedModel, GenerationMixin):
     """ToSTModel and a projection to the vocabulary, by default its transposed embedding.
 
     input_ids [B, N] -> logits [B, N, V], and with labels [B, N] (-100: not counted) the mean loss of the next tokens.
-    The labels are shifted inside: labels=input_ids is right for a text without padding.
+    The labels are shifted inside: labels=input_ids is right for a text without padding. With cu_seqlens the first token of
+    every document is not counted.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012 (transformers reads a dict)
@@ -46,6 +47,7 @@ class ToSTForCausalLM(ToSTPreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cu_seqlens: Tensor | None = None,
         **loss_options: Any,
     ) -> CausalLMOutputWithPast:
         """logits_to_keep: how many last positions get logits (0: all), or which, as a tensor. Rest as ToSTModel."""
@@ -58,12 +60,15 @@ class ToSTForCausalLM(ToSTPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            cu_seqlens=cu_seqlens,
             return_dict=True,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(out.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
+            if cu_seqlens is not None:
+                labels = without_starts(labels, cu_seqlens)
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **loss_options)
         return CausalLMOutputWithPast(loss, logits, out.past_key_values, out.hidden_states)
 
@@ -144,3 +149,9 @@ class ToSTForSequenceClassification(ToSTPreTrainedModel):
 def last_true(mask: Tensor) -> Tensor:
     """The last true column of each row.  mask: [B, N] bool -> [B]."""
     return (torch.arange(mask.shape[1], device=mask.device) * mask).argmax(1)
+
+
+def without_starts(labels: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """labels [B, N] with -100 at the first token of every packed document: nothing before it tells what it is."""
+    starts = cu_seqlens[:-1][cu_seqlens.diff() > 0].long()
+    return labels.flatten().index_fill(0, starts.to(labels.device), -100).view(labels.shape)

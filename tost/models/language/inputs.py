@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from tost.models.language.cache import TSSALayer
+from tost.models.language.cache import StateLayer
 from tost.models.language.config import ToSTConfig
+from tost.nn.order import token_positions
 
 
 def check_input(
@@ -40,7 +43,7 @@ def check_input(
             )
 
 
-def real_tokens(attention_mask: Tensor | None, x: Tensor, past: TSSALayer | None) -> Tensor | None:
+def real_tokens(attention_mask: Tensor | None, x: Tensor, past: StateLayer | None) -> Tensor | None:
     """The mask [B, N] bool, True = a real token, of x [B, N, C], from a mask that may cover the past as well."""
     if attention_mask is None:
         return None
@@ -55,8 +58,30 @@ def real_tokens(attention_mask: Tensor | None, x: Tensor, past: TSSALayer | None
     return attention_mask[:, attention_mask.shape[1] - N :].bool()
 
 
+def check_packing(cu_seqlens: Tensor, B: int, N: int, past: Any, use_cache: bool | None) -> None:
+    """Raise ValueError unless cu_seqlens are boundaries of documents packed into a batch [B, N], and no cache is asked."""
+    if past is not None or use_cache:
+        raise ValueError("ToSTModel keeps no cache of packed documents; pass them one batch row each, padded")
+    if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"ToSTModel expects cu_seqlens [S + 1] of int64 or int32, got {list(cu_seqlens.shape)} {cu_seqlens.dtype}"
+        )
+    if readable(cu_seqlens):
+        bounds = cu_seqlens.tolist()
+        rising = all(a <= b for a, b in zip(bounds, bounds[1:]))
+        if not rising or not {row * N for row in range(B + 1)} <= set(bounds) or bounds[-1] != B * N:
+            raise ValueError(
+                f"ToSTModel expects cu_seqlens that rise from 0 to {B * N} and hold every row's start, a multiple of {N}"
+            )
+
+
 def positions_of(
-    config: ToSTConfig, x: Tensor, mask: Tensor | None, position_ids: Tensor | None, past: TSSALayer | None
+    config: ToSTConfig,
+    x: Tensor,
+    mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+    position_ids: Tensor | None,
+    past: StateLayer | None,
 ) -> Tensor:
     """Rows [B or 1, N] of the position table for x [B, N, C]: the given ones, or the count of real tokens.
 
@@ -65,15 +90,14 @@ def positions_of(
     B, N = x.shape[:2]
     L, state = config.max_position_embeddings, None if past is None else past.state
     if position_ids is None:
-        rows = torch.arange(N, device=x.device)[None] if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
-        rows = rows if state is None else rows + state.length.to(x.device)[:, None]
+        rows = token_positions(x, mask, cu_seqlens, None if state is None else state.length)
     elif position_ids.ndim != 2 or position_ids.shape[0] not in (1, B) or position_ids.shape[1] != N:
         raise ValueError(f"ToSTModel expects position_ids [{B}, {N}] or [1, {N}], got {list(position_ids.shape)}")
     else:
         rows = position_ids
     if config.position_mode == "clamped":
         return rows.clamp(max=L - 1)
-    columns = N + (0 if past is None else past.columns)
+    columns = 0 if cu_seqlens is not None else N + (0 if past is None else past.columns)
     if (readable(rows) or columns > L) and rows.numel():  # elsewhere, reading a short sequence would only make it wait
         need = int(rows.max()) + 1
         if need > L:

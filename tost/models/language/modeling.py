@@ -1,4 +1,4 @@
-"""The causal ToST in transformers' conventions: blocks, and the model without a head."""
+"""The causal ToST in transformers' conventions: what all models share, and the model without a head."""
 
 # B batch, N tokens, H heads, C = hidden_size, L = max_position_embeddings, V = vocab_size
 
@@ -11,51 +11,17 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from tost.models.language.cache import TSSALayer, tssa_layers
+from tost.models.language.block import ToSTBlock, make_norm
+from tost.models.language.cache import state_layers
 from tost.models.language.config import ToSTConfig
-from tost.models.language.inputs import check_input, positions_of, real_tokens
+from tost.models.language.inputs import check_input, check_packing, positions_of, real_tokens
 from tost.nn import CausalTSSA
-from tost.nn.mlp import Mlp
-
-
-class ToSTBlock(GradientCheckpointingLayer):
-    """Pre-norm residual block with LayerScale, GPT-2's with causal token statistics in place of attention.
-
-        x = x + gamma1 * mixer(LN(x))      x = x + gamma2 * MLP(LN(x))
-
-    x: [B, N, C] -> [B, N, C].  mask: [B, N] bool, True = a real token.  past: the layer of a cache to go on from.
-    """
-
-    undecayed = ("gamma1", "gamma2")
-
-    def __init__(self, config: ToSTConfig) -> None:
-        super().__init__()
-        dim, bias = config.hidden_size, config.bias
-        self.norm1 = nn.LayerNorm(dim, config.layer_norm_eps, bias=bias)
-        self.mixer = CausalTSSA(
-            dim,
-            config.num_attention_heads,
-            bias=bias,
-            max_positions=None if config.position_mode == "none" else config.max_position_embeddings,
-            clamp_positions=config.position_mode == "clamped",
-            attn_drop=config.dropout,
-            proj_drop=config.dropout,
-        )
-        self.gamma1 = nn.Parameter(torch.full((dim,), config.layer_scale_init))
-        self.norm2 = nn.LayerNorm(dim, config.layer_norm_eps, bias=bias)
-        self.mlp = Mlp(dim, 4 * dim, bias=bias)
-        self.mlp_drop = nn.Dropout(config.dropout)  # GPT-2 drops at the end of the MLP alone
-        self.gamma2 = nn.Parameter(torch.full((dim,), config.layer_scale_init))
-
-    def forward(self, x: Tensor, mask: Tensor | None = None, past: TSSALayer | None = None) -> Tensor:
-        h = self.norm1(x)
-        mixed = self.mixer(h, mask=mask) if past is None else past.advance(self.mixer, h, mask)
-        x = torch.addcmul(x, self.gamma1, mixed)
-        return torch.addcmul(x, self.gamma2, self.mlp_drop(self.mlp(self.norm2(x))))
+from tost.nn.causal import log_half_life
+from tost.nn.causal_controls import CausalToken
+from tost.nn.short_conv import ShortConv
 
 
 class ToSTPreTrainedModel(PreTrainedModel):
@@ -72,16 +38,23 @@ class ToSTPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """GPT-2's: normal weights, and the two projections that end a branch smaller by sqrt(2 * layers)."""
         super()._init_weights(module)
-        if isinstance(module, CausalTSSA):
+        if isinstance(module, (CausalTSSA, CausalToken)):
             init.ones_(module.temperature)
+        if isinstance(module, CausalTSSA):
             if module.position_bias is not None:
                 init.zeros_(module.position_bias)
+            if module.log_half_life is not None:
+                init.copy_(module.log_half_life, log_half_life(torch.tensor(self.config.decay)))
+        elif isinstance(module, ShortConv):
+            init.zeros_(module.weight)
+            init.ones_(module.weight[0])
         elif isinstance(module, ToSTBlock):
             std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
             for last in (module.mixer.out_proj, module.mlp.fc2):
                 init.normal_(last.weight, mean=0.0, std=std)
             for gamma in (module.gamma1, module.gamma2):
-                init.constant_(gamma, self.config.layer_scale_init)
+                if gamma is not None:
+                    init.constant_(gamma, self.config.layer_scale_init)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -92,17 +65,16 @@ class ToSTPreTrainedModel(PreTrainedModel):
 class ToSTModel(ToSTPreTrainedModel):
     """Embedding, positions, blocks, final norm.
 
-    input_ids [B, N] -> last_hidden_state [B, N, C], past_key_values (a cache of TSSALayers), hidden_states.
+    input_ids [B, N] -> last_hidden_state [B, N, C], past_key_values (a cache of StateLayers), hidden_states.
     """
 
     def __init__(self, config: ToSTConfig) -> None:
         super().__init__(config)
-        tables = config.position_mode != "none"
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if tables else None
+        self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if config.tables else None
         self.drop = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(ToSTBlock(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
+        self.blocks = nn.ModuleList(ToSTBlock(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = make_norm(config)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -123,6 +95,7 @@ class ToSTModel(ToSTPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        cu_seqlens: Tensor | None = None,
     ) -> BaseModelOutputWithPast:
         """input_ids [B, N], or inputs_embeds [B, N, C].
 
@@ -131,14 +104,23 @@ class ToSTModel(ToSTPreTrainedModel):
         own position bias always counts them.
         past_key_values: a cache to go on from; it is advanced in place.  use_cache: whether to return one; by default
         config.use_cache, and False in training.
+        cu_seqlens: [S + 1] int, the boundaries of packed documents among the B N tokens read row by row; 0, N, 2N, ... are
+        among them. No document sees another, positions restart in each. No cache then.
         """
         check_input(self.config, input_ids, inputs_embeds, output_attentions)
         x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        B, N = x.shape[:2]
+        if cu_seqlens is not None:
+            check_packing(cu_seqlens, B, N, past_key_values, use_cache)
+            use_cache = False
         cache = self._cache(past_key_values, use_cache)
-        layers = tssa_layers(cache, len(self.blocks)) if cache is not None else [None] * len(self.blocks)
+        layers = state_layers(cache, len(self.blocks)) if cache is not None else [None] * len(self.blocks)
         mask = real_tokens(attention_mask, x, layers[0])
+        if cu_seqlens is not None:  # one row, as the layers take packed documents
+            x, mask = x.reshape(1, B * N, -1), None if mask is None else mask.reshape(1, B * N)
+            position_ids = None if position_ids is None else position_ids.expand(B, N).reshape(1, B * N)
         if self.positions is not None:
-            rows = positions_of(self.config, x, mask, position_ids, layers[0])
+            rows = positions_of(self.config, x, mask, cu_seqlens, position_ids, layers[0])
             x = x + self.positions(rows.to(self.positions.weight.device)).to(x.device)
         x = self.drop(x)
         if output_hidden_states is None:
@@ -146,9 +128,9 @@ class ToSTModel(ToSTPreTrainedModel):
         hidden = []
         for block, past in zip(self.blocks, layers):
             if output_hidden_states:
-                hidden.append(x)
-            x = block(x, mask, past)
-        x = self.norm(x)
+                hidden.append(x.view(B, N, -1))
+            x = block(x, mask, cu_seqlens, past)
+        x = self.norm(x).view(B, N, -1)
         return BaseModelOutputWithPast(
             last_hidden_state=x,
             past_key_values=None if use_cache is False else cache,

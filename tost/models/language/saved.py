@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -17,10 +18,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
 from tost.files import atomic_write
-from tost.models.language.cache import tssa_layers
+from tost.models.language.block import ToSTBlock
+from tost.models.language.cache import state_layers
 from tost.models.language.config import ToSTConfig
-from tost.nn import CausalTSSA
-from tost.ops import TSSAState
+from tost.nn.states import ConvolvedState, state_tensors
 
 FORMAT = "tost-state-1"
 SHAPING = (
@@ -31,6 +32,8 @@ SHAPING = (
     "max_position_embeddings",
     "position_mode",
     "bias",
+    "mixers",
+    "conv_width",
 )
 
 
@@ -41,13 +44,13 @@ def save_state(cache: Cache, path: str | os.PathLike[str], model: nn.Module) -> 
     Raises ValueError if `cache` has seen no token or is not the model's.
     """
     config = _config(model)
-    layers = tssa_layers(cache, config.num_hidden_layers)
+    layers = state_layers(cache, config.num_hidden_layers)
     tensors = {"weights": weight_sample(model)}
     for i, layer in enumerate(layers):
         if layer.state is None:
             raise ValueError("save_state expects a cache that has seen tokens, got an empty one; feed a prompt first")
-        for name, part in layer.state._asdict().items():
-            tensors[f"layers.{i}.{name}"] = part.detach().cpu().contiguous()
+        for name, part in state_tensors(layer.state, f"layers.{i}.").items():
+            tensors[name] = part.detach().cpu().contiguous()
     metadata = {"format": FORMAT, "config": fingerprint(config), "columns": str(layers[0].columns)}
     with atomic_write(path) as file:
         file.write(safetensors.torch.save(tensors, metadata=metadata))
@@ -67,9 +70,11 @@ def load_state(path: str | os.PathLike[str], model: nn.Module) -> DynamicCache:
     if here.shape != then.shape or not torch.allclose(here, then, rtol=2**-7, atol=1e-6):
         raise ValueError(f"{path} is the state of a model with other weights; load it with its own model")
     cache = DynamicCache(config=config)
-    for i, (layer, mixer) in enumerate(zip(tssa_layers(cache), _mixers(model))):
-        state = TSSAState(*(tensors[f"layers.{i}.{name}"] for name in TSSAState._fields))
-        layer.state = state.to(mixer.temperature.device)
+    for i, (layer, block) in enumerate(zip(state_layers(cache), _blocks(model))):
+        own, device = f"layers.{i}.", block.mixer.in_proj.weight.device
+        inner = own if block.conv is None else f"{own}inner."
+        state = block.mixer.State(*(tensors[f"{inner}{name}"].to(device) for name in block.mixer.State._fields))
+        layer.state = state if block.conv is None else ConvolvedState(tensors[f"{own}tail"].to(device), state)
         layer.columns, layer.is_initialized = int(metadata["columns"]), True
     return cache
 
@@ -82,12 +87,12 @@ def fingerprint(config: ToSTConfig) -> str:
 
 def weight_sample(model: nn.Module) -> Tensor:
     """A few weights of every layer [layers, 8]: enough to tell one checkpoint from another."""
-    rows = [m.in_proj.weight.detach().flatten()[:8].float().cpu() for m in _mixers(model)]
+    rows = [block.mixer.in_proj.weight.detach().flatten()[:8].float().cpu() for block in _blocks(model)]
     return torch.stack(rows).contiguous()
 
 
-def _mixers(model: nn.Module) -> list[CausalTSSA]:
-    return [module for module in model.modules() if isinstance(module, CausalTSSA)]
+def _blocks(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, ToSTBlock)]
 
 
 def _config(model: nn.Module) -> ToSTConfig:

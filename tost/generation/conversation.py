@@ -1,0 +1,50 @@
+"""A conversation on disk: the model's state, and the last tokens, which it has not been fed yet."""
+
+# n tokens
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from tost.files import atomic_write
+from tost.models.language import load_state, save_state
+
+TAIL = "tail"
+
+
+def save_conversation(cache: Any, tail: Tensor, path: str | os.PathLike[str], model: Any) -> None:
+    """What save_state writes, and `tail` [n]: the tokens after those in `cache`. The file appears whole or not at all.
+
+    load_state reads it too. Raises ValueError if `cache` has seen no token or is not the model's.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        save_state(cache, draft, model)
+        with safetensors.safe_open(draft, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    finally:
+        draft.unlink(missing_ok=True)
+    tensors[TAIL] = tail.detach().to("cpu", torch.int64).contiguous()
+    with atomic_write(path) as out:
+        out.write(safetensors.torch.save(tensors, metadata=metadata))
+
+
+def load_conversation(path: str | os.PathLike[str], model: Any) -> tuple[Any, Tensor]:
+    """(cache, tail [n]) of save_conversation's file, or of save_state's, whose tail is empty.
+
+    Raises ValueError if the file is damaged, no state, or the state of another model.
+    """
+    cache = load_state(path, model)
+    with safetensors.safe_open(path, framework="pt") as file:
+        tail = file.get_tensor(TAIL) if TAIL in file.keys() else torch.empty(0, dtype=torch.int64)  # noqa: SIM118
+    return cache, tail.to(next(model.parameters()).device)

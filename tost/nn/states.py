@@ -1,0 +1,55 @@
+"""What causal layers remember between calls, besides tost.ops.TSSAState: named tuples of tensors, values all of them."""
+
+# B batch, T tokens so far, H heads, D features per head, C = H*D, K width of a convolution
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from torch import Tensor
+
+AnyState = TypeVar("AnyState", bound=tuple)
+
+
+class KeyValueState(NamedTuple):
+    """The keys and values of all tokens so far: it grows with them, unlike a TSSAState.
+
+    keys, values: [B, T, H, D].  real: [B, T] bool, False for padding.  length: [B] int64, real tokens.
+    """
+
+    keys: Tensor
+    values: Tensor
+    real: Tensor
+    length: Tensor
+
+
+class CountState(NamedTuple):
+    """What a layer without memory remembers: how many real tokens there were, length [B] int64."""
+
+    length: Tensor
+
+
+class ConvolvedState(NamedTuple):
+    """What a layer behind a short convolution remembers: the last inputs, tail [B, K-1, C], and its own state."""
+
+    tail: Tensor
+    inner: Any
+
+    @property
+    def length(self) -> Tensor:
+        """[B] int64, real tokens so far."""
+        return self.inner.length
+
+
+def map_state(state: AnyState, function: Callable[[Tensor], Tensor]) -> AnyState:
+    """The state whose tensors are function(tensor), states within it included."""
+    return type(state)(*(map_state(p, function) if isinstance(p, tuple) else function(p) for p in state))
+
+
+def state_tensors(state: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Every tensor of a state by its dotted name."""
+    found: dict[str, Tensor] = {}
+    for name, part in state._asdict().items():
+        found.update(state_tensors(part, f"{prefix}{name}.") if isinstance(part, tuple) else {f"{prefix}{name}": part})
+    return found
