@@ -90,11 +90,10 @@ class CausalTSSA(nn.Module):
             new_state = new_state._replace(length=state.length + (new_state.length - seen.length))
         return out, new_state
 
-    @property
-    def decay(self) -> Tensor | None:
-        """[H] float32 in (0, 1), what of the statistics survives a token; None if nothing is forgotten."""
+    def survival(self) -> Tensor | None:
+        """[H] float32 in (0, 1], what of the statistics survives a token; None if nothing is forgotten."""
         if self.log_half_life is None:
-            return self.fixed_decay
+            return self.decay
         return torch.exp2(-torch.exp(-self.log_half_life.float()))
 
     def _clamped(self, N: int, state: TSSAState | None) -> tuple[Tensor | None, TSSAState | None]:
