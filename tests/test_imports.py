@@ -14,6 +14,7 @@ FLOORS = [
     {"__main__"},
     {"cli", "demo", "app"},
     {"doctor", "evaluation", "deploy"},
+    {"generation"},
     {"bench"},
     {"analysis"},
     {"training"},

@@ -22,7 +22,13 @@ def test_shipped_recipes_load_and_say_what_their_files_say(name):
 
 def test_recipes_are_these():
     language = ["lm-openwebtext", "lm-stdlib", "lm-text"]
-    assert list(list_recipes()) == [*language, "vision-digits", "vision-fashion-mnist", "vision-finetune", "vision-imagenet"]
+    assert list(list_recipes()) == [
+        *language,
+        "vision-digits",
+        "vision-fashion-mnist",
+        "vision-finetune",
+        "vision-imagenet",
+    ]
 
 
 def test_imagenet_is_the_papers():

@@ -104,6 +104,9 @@ class PublishedLanguage(nn.Module):
     def generate(self, ids: Tensor, new: int) -> Tensor:
         """Greedy text as the released code makes it: all of the last L tokens again for every new one."""
         for _ in range(new):
-            logits = self(ids[:, -self.length :])[:, -1]
-            ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+            ids = torch.cat([ids, self.next_logits(ids).argmax(-1, keepdim=True)], dim=1)
         return ids
+
+    def next_logits(self, ids: Tensor) -> Tensor:
+        """[B, V] after the last token; only its features meet the head."""
+        return self.lm_head(self.transformer(ids[:, -self.length :])[:, -1])

@@ -18,11 +18,12 @@ from tqdm import tqdm
 from tost.bench.files import write_json
 from tost.bench.machine import machine
 from tost.bench.measure import WARM_UP, paired, ratio
+from tost.bench.products import usual_products
 from tost.bench.published_vision import PublishedVision
 from tost.bench.tables import header, markdown
 from tost.models import create_model, model_config
 from tost.models.official import to_official
-from tost.nn import TSSA, ClassAttentionBlock, ConvPatchEmbed, Mlp, linear
+from tost.nn import TSSA, ClassAttentionBlock, ConvPatchEmbed, Mlp
 from tost.ops import which_backend
 
 TOLERANCE = 1e-4  # of the largest logit, in float32 through a whole model
@@ -86,19 +87,6 @@ def pair(name: str, image_size: int) -> tuple[nn.Module, nn.Module]:
     theirs = PublishedVision(config.patch_size, config.dim, config.num_layers, config.num_heads).eval()
     theirs.load_state_dict(to_official(ours.state_dict()))
     return ours, theirs
-
-
-def usual_products(call: Callable[[], object]) -> Callable[[], object]:
-    """The call with torch's usual matrix products, as the published model has them, where ours would take oneDNN's."""
-
-    def run() -> object:
-        chosen, linear.AMD = linear.AMD, False
-        try:
-            return call()
-        finally:
-            linear.AMD = chosen
-
-    return run
 
 
 def logit_error(got: Tensor, expected: Tensor) -> float:

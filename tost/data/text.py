@@ -1,7 +1,6 @@
 """Text from where it lies (the standard library's source, files, a Hugging Face dataset), split by document and packed.
 
-A document trains, or is watched, or is held out, by a hash of its content: always the same way, and copies of one document
-stay together.
+A document trains, is watched or is held out by a hash of its content: always the same way, and its copies with it.
 """
 
 from __future__ import annotations
@@ -149,7 +148,7 @@ def _first_after(hashes: np.ndarray, ends: np.ndarray, share: float, begin: int)
 
 
 def _check(options: TextOptions) -> None:
-    if not (0 <= options.validation and 0 < options.test and options.validation + options.test < 1):
+    if min(options.validation, options.test) < 0 or not 0 < options.test < 1 - options.validation:
         raise ValueError(
             f"data.validation ({options.validation}) and data.test ({options.test}) are shares of the text: both below "
             "1 together, and data.test above 0"

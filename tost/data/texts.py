@@ -6,13 +6,13 @@ import glob
 import json
 import os
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
 SUFFIXES = {
     ".txt", ".md", ".rst", ".tex", ".html", ".xml", ".csv", ".py", ".pyi", ".js", ".ts", ".c", ".h", ".cc", ".cpp",
-    ".hpp", ".cu", ".java", ".go", ".rs", ".rb", ".sh", ".jl", ".r", ".lua", ".sql", ".json", ".jsonl", ".yaml", ".toml",
+    ".hpp", ".cu", ".java", ".go", ".rs", ".rb", ".sh", ".jl", ".r", ".lua", ".sql", ".json", ".jsonl", ".yaml",
 }  # fmt: skip
 LARGE = 256 * 2**20  # more bytes than this are tokenised into a cache on the disk
 # Tests, other people's packages, and what programs wrote: code tables and the help of pydoc.
@@ -36,7 +36,9 @@ def text_files(options: Any) -> list[Path]:
     if options.source == "stdlib":
         return standard_library()
     if options.path is None:
-        raise ValueError("this recipe reads text from files: set --data.path to a file, a folder or a pattern ('*.txt')")
+        raise ValueError(
+            "this recipe reads text from files: set --data.path to a file, a folder or a pattern ('*.txt')"
+        )
     path = Path(options.path)
     if path.is_dir():
         found = sorted(_below(path, SUFFIXES))
@@ -117,7 +119,7 @@ def _lines(path: Path) -> Iterable[str]:
     return read_text(path).split("\n")
 
 
-def _below(folder: Path, suffixes: set[str], skipped: set[str] = frozenset()) -> Iterator[Path]:  # type: ignore[assignment]
+def _below(folder: Path, suffixes: set[str], skipped: Set[str] = frozenset()) -> Iterator[Path]:
     for base, folders, names in os.walk(folder):
         folders[:] = sorted(f for f in folders if f not in skipped and not f.startswith("."))
         yield from (Path(base, name) for name in names if os.path.splitext(name)[1].lower() in suffixes)

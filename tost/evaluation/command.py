@@ -82,9 +82,8 @@ def sentence(result: dict[str, Any]) -> str:
         lines.append(f"surprise {result['loss']:.4f} nats a token{sure}, perplexity {result['perplexity']:.2f}")
         if result["bits_per_byte"] is not None:
             lines.append(f"         {result['bits_per_byte']:.4f} bits per byte")
-        lines.append(
-            f"over     {result['tokens']:,} predicted tokens, {result['bytes']:,} bytes, {result['documents']:,} documents"
-        )
+        counts = [f"{result[name]:,} {name}" for name in ("tokens", "bytes", "documents")]
+        lines.append(f"over     {', '.join(counts)}")
     if "last_word_loss" in result:
         told = {**result, "interval": result["accuracy_interval"]}
         lines.append(f"last     accuracy {share(told)} of {result['passages']} last words right")

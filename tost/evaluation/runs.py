@@ -40,5 +40,7 @@ def evaluate(
     if isinstance(data, str):
         given.insert(0, "data")
     if given and (Path(run) / "config.yaml").is_file():
-        raise ValueError(f"{run} is a vision run; --{given[0]} is for language models (--data.path says where images are)")
+        raise ValueError(
+            f"{run} is a vision run; --{given[0]} is for language models (--data.path says where images are)"
+        )
     return evaluate_images(run, data=data if isinstance(data, dict) else None, batch_size=batch_size, device=device)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import DynamicCache
 
+from tost.data.tokens import encode
 from tost.models.language import ToSTConfig
 
 LOGITS = 2**27  # numbers in one tensor of logits, at most
@@ -82,6 +84,17 @@ def default_context(config: Any, **given: Any) -> Context:
     return Context(**{**chosen, **{name: value for name, value in given.items() if value is not None}})
 
 
+def tokens(tokenizer: Any, texts: Sequence[str]) -> list[Tensor]:
+    """Each text's ids [N] int64, nothing added; what looks like a special token stays text."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ValueError("evaluation needs a fast tokenizer (a tokenizer.json), got a slow one")
+    if tokenizer.eos_token_id is None:
+        return [
+            torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64) for text in texts
+        ]
+    return [torch.from_numpy(ids[:-1].astype(np.int64)) for ids in encode(tokenizer, list(texts))]
+
+
 @torch.inference_mode()
 def score(model: Any, documents: Sequence[Tensor], context: Context, last: Sequence[int] | None = None) -> list[Scores]:
     """The Scores of each of `documents` [N] int64, or of the `last` predicted tokens of each.
@@ -97,12 +110,17 @@ def score(model: Any, documents: Sequence[Tensor], context: Context, last: Seque
     nats = [torch.empty(n, dtype=torch.float64) for n in kept]
     hits = [torch.empty(n, dtype=torch.bool) for n in kept]
     run = _slide if context.kind == "sliding" else _stream
-    with tqdm(total=sum(kept), unit=" tokens", delay=2, leave=False, unit_scale=True, desc="scoring") as bar:
-        for row, end, surprise, hit in run(model, documents, kept, context):
-            begin = end - len(surprise)
-            nats[row][begin:end], hits[row][begin:end] = surprise, hit
-            bar.update(len(surprise))
+    with progress(sum(kept)) as bar:
+        for row, end, lost, hit in run(model, documents, kept, context):
+            begin = end - len(lost)
+            nats[row][begin:end], hits[row][begin:end] = lost, hit
+            bar.update(len(lost))
     return [Scores(n, h) for n, h in zip(nats, hits)]
+
+
+def progress(total: int) -> Any:
+    """A bar on a terminal's standard error, for what takes longer than two seconds."""
+    return tqdm(total=total, desc="scoring", unit=" tokens", unit_scale=True, delay=2, leave=False, disable=None)
 
 
 def check_ids(documents: Sequence[Tensor], vocab_size: int) -> None:
@@ -110,7 +128,7 @@ def check_ids(documents: Sequence[Tensor], vocab_size: int) -> None:
     top = max((int(ids.max()) for ids in documents if len(ids)), default=0)
     if top >= vocab_size:
         raise ValueError(
-            f"the tokenizer made token {top}, the model knows 0..{vocab_size - 1}; use the tokenizer it was trained with"
+            f"the tokenizer made token {top}, the model knows 0..{vocab_size - 1}; use the one it was trained with"
         )
 
 
@@ -151,9 +169,9 @@ def _slide(model: Any, documents: Sequence[Tensor], kept: list[int], context: Co
         for batch in (same[i : i + rows] for i in range(0, len(same), rows)):
             ids = torch.stack([documents[w.row][w.begin : w.end + 1] for w in batch]).to(device)
             logits = model(ids[:, :-1], logits_to_keep=keep, use_cache=False).logits
-            nats, hits = _surprise(logits, ids[:, -keep:])
-            for w, surprise, hit in zip(batch, nats, hits):
-                yield w.row, w.end - (len(documents[w.row]) - 1 - kept[w.row]), surprise, hit
+            nats, hits = surprise(logits, ids[:, -keep:])
+            for w, lost, hit in zip(batch, nats, hits):
+                yield w.row, w.end - (len(documents[w.row]) - 1 - kept[w.row]), lost, hit
 
 
 def _stream(model: Any, documents: Sequence[Tensor], kept: list[int], context: Context) -> Found:
@@ -168,16 +186,16 @@ def _stream(model: Any, documents: Sequence[Tensor], kept: list[int], context: C
             for begin in range(0, N - 1, chunk):
                 piece = ids[:, begin : begin + chunk + 1].to(device)
                 logits = model(piece[:, :-1], past_key_values=cache).logits
-                nats, hits = _surprise(logits, piece[:, 1:])
+                nats, hits = surprise(logits, piece[:, 1:])
                 end = begin + piece.shape[1] - 1
-                for row, surprise, hit in zip(batch, nats, hits):
+                for row, lost, hit in zip(batch, nats, hits):
                     first = N - 1 - kept[row]
                     new = max(0, end - max(begin, first))
                     if new:
-                        yield row, end - first, surprise[-new:], hit[-new:]
+                        yield row, end - first, lost[-new:], hit[-new:]
 
 
-def _surprise(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def surprise(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """-log p(target) [B, N] float64 and whether the target was the likeliest [B, N], on the CPU.  logits: [B, N, V]."""
     logits = logits.float()
     nats = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")

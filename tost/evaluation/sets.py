@@ -40,16 +40,15 @@ class Question:
 class TextSet:
     """Text to score.
 
+    told: what text it is, as it was published or changed.
     documents: strings.  joined: they follow on one another and are scored as one text; else each begins afresh.
-    told: what text it is, as it was published or changed.  questions: by name of the part, in place of documents.
-    resampled: whether the documents are independent enough for an interval.
+    questions: by name of the part, in place of documents.
     """
 
     name: str
     told: str
     documents: list[str] = field(default_factory=list)
     joined: bool = False
-    resampled: bool = True
     questions: dict[str, list[Question]] = field(default_factory=dict)
 
 
@@ -60,7 +59,9 @@ def load_text_set(name: str, path: str | None = None) -> TextSet:
     """
     if name not in NAMES:
         if path is not None:
-            raise ValueError(f"--path is where one of {', '.join(NAMES)} lies, got --data {name}; give the file as --data")
+            raise ValueError(
+                f"--path is where one of {', '.join(NAMES)} lies, got --data {name}; give the file as --data"
+            )
         return _file(Path(name))
     if path is not None and not Path(path).exists():
         raise ValueError(f"{path}: no such file or folder")
@@ -87,7 +88,9 @@ def _wikitext(path: Path | None) -> TextSet:
         text = "".join(row["text"] or " \n" for row in _hub("wikitext"))  # the Hub's copy empties blank lines
     else:
         text = read_text(_one_file(path, "wiki.test.raw", "wiki.test.tokens"))
-    articles = [article for article in ARTICLE.split(text) if article]
+    articles = ARTICLE.split(text)
+    if len(articles) > 1 and not articles[0].strip():
+        articles[:2] = ["".join(articles[:2])]  # the blank line before the first heading
     told = f"{path or 'the test set of WikiText-2, raw'}, as published (spaces around punctuation, @-@), one stream"
     return TextSet("wikitext", told, articles, joined=True)
 
@@ -157,7 +160,9 @@ def questions(path: Path) -> Iterator[Question]:
 
 
 def _hub_question(row: dict[str, Any]) -> Question:
-    return Question(list(row["sentences"]), row["question"], row["answer"], [option for option in row["options"] if option])
+    return Question(
+        list(row["sentences"]), row["question"], row["answer"], [option for option in row["options"] if option]
+    )
 
 
 def _one_file(path: Path, *names: str) -> Path:

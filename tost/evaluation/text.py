@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tost.data.tokens import encode, token_bytes
+from tost.data.tokens import token_bytes
+from tost.evaluation.cloze import cloze
 from tost.evaluation.intervals import ratio_interval, wilson_interval
-from tost.evaluation.scoring import Context, Scores, default_context, score
-from tost.evaluation.sets import Question, TextSet, load_text_set
+from tost.evaluation.scoring import Context, Scores, default_context, score, tokens
+from tost.evaluation.sets import TextSet, load_text_set
 from tost.generation import load_language
 
 
@@ -38,8 +39,8 @@ def evaluate_text(
     documents that the run's own recipe holds out.  context, length, stride, chunk: see scoring.Context; by default the
     model's positions, and half of them.
     Returns {"run", "data", "text" (what was scored), "context", "documents", "tokens", "bytes", "loss" (nats a token),
-    "interval" (95%, by documents, or None), "perplexity", "bits_per_byte"}; of lambada also "accuracy" of the last word;
-    of cbt "accuracy" by part instead.
+    "interval" (95%, by documents, or None), "perplexity", "bits_per_byte"}; of lambada also the last word's
+    "accuracy", of cbt "parts" with an accuracy each instead.
     Raises ValueError for a run or a text that cannot be read, and a context that the model cannot be given.
     """
     model, tokenizer = load_language(run, device=device, position_mode=position_mode)
@@ -56,19 +57,13 @@ def evaluate_text(
     texts = load_text_set(data, path)
     result |= {"data": texts.name, "text": texts.told}
     if texts.questions:
-        return {**result, "parts": {name: cloze(model, tokenizer, part, chosen) for name, part in texts.questions.items()}}
+        return {
+            **result,
+            "parts": {name: cloze(model, tokenizer, part, chosen) for name, part in texts.questions.items()},
+        }
     if texts.name == "lambada":
         return {**result, **last_words(model, tokenizer, texts.documents, chosen)}
     return {**result, **measure(model, tokenizer, tokens(tokenizer, texts.documents), chosen, texts)}
-
-
-def tokens(tokenizer: Any, texts: Sequence[str]) -> list[Tensor]:
-    """Each text's ids [N] int64, nothing added; what looks like a special token stays text."""
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ValueError("evaluation needs a fast tokenizer (a tokenizer.json), got a slow one")
-    if tokenizer.eos_token_id is None:
-        return [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64) for text in texts]
-    return [torch.from_numpy(ids[:-1].astype(np.int64)) for ids in encode(tokenizer, list(texts))]
 
 
 def held_out(folder: Path, tokenizer: Any) -> tuple[list[Tensor], str]:
@@ -83,7 +78,9 @@ def held_out(folder: Path, tokenizer: Any) -> tuple[list[Tensor], str]:
     text = load_text(text_options(recipe), tokenizer)
     before = (read_summary(folder) or {}).get("data", {}).get("fingerprint")
     if before not in (None, text.facts["fingerprint"]):
-        raise ValueError(f"the text of {folder} has changed since it was trained; restore it, or name a text with --data")
+        raise ValueError(
+            f"the text of {folder} has changed since it was trained; restore it, or name a text with --data"
+        )
     place = "the standard library" if recipe.data.source == "stdlib" else recipe.data.path
     ids = [torch.from_numpy(text.test.documents.read(i).astype(np.int64)) for i in text.test.order]
     return ids, f"the documents of {place} that the recipe holds out, each by itself, with its end-of-text token"
@@ -145,30 +142,4 @@ def last_words(model: Any, tokenizer: Any, passages: Sequence[str], context: Con
         "accuracy_interval": wilson_interval(right, len(passages)),
         "last_word_loss": word,
         "last_word_perplexity": math.exp(min(word, 700)),
-    }
-
-
-def cloze(model: Any, tokenizer: Any, questions: Sequence[Question], context: Context) -> dict[str, Any]:
-    """The Children's Book Test: the option with which the question is likeliest after its story.
-
-    The log-likelihood of the whole question, the option in its blank, is summed over its tokens.
-    """
-    filled, last, owner = [], [], []
-    for number, question in enumerate(questions):
-        story = tokens(tokenizer, ["\n".join(question.sentences) + "\n"])[0]
-        for ids in tokens(tokenizer, [question.query.replace("XXXXX", option) for option in question.options]):
-            filled.append(torch.cat([story, ids]))
-            last.append(len(ids))
-            owner.append(number)
-    told = [-float(one.nats.sum()) for one in score(model, filled, context, last)]
-    right, at = 0, 0
-    for question in questions:
-        options = told[at : at + len(question.options)]
-        at += len(options)
-        right += question.options[options.index(max(options))] == question.answer
-    return {
-        "right": right,
-        "questions": len(questions),
-        "accuracy": right / len(questions),
-        "interval": wilson_interval(right, len(questions)),
     }

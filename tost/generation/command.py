@@ -48,7 +48,9 @@ def generate(
         json: print one JSON object instead of the text
     """
     if json and stream:
-        raise ValueError("--json prints one object at the end, so there is nothing to --stream; leave out one of the two")
+        raise ValueError(
+            "--json prints one object at the end, so there is nothing to --stream; leave out one of the two"
+        )
     text = read_prompt(prompt)
     from tost.generation.load import load_language
     from tost.generation.text import Sampling
@@ -63,7 +65,9 @@ def generate(
         size = "" if told["state_bytes"] is None else f", state {told['state_bytes']:,} bytes"
         print(f"{written.new_tokens} tokens, {written.tokens_per_second:.1f} a second{size}", file=sys.stderr)
     if written.finish == "interrupted":
-        raise KeyboardInterrupt(f"interrupted after {written.new_tokens} tokens" + (f"; {state} is written" if state else ""))
+        raise KeyboardInterrupt(
+            f"interrupted after {written.new_tokens} tokens" + (f"; {state} is written" if state else "")
+        )
 
 
 def read_prompt(prompt: str) -> str:

@@ -65,7 +65,7 @@ def load_language(
             raise ValueError(f"{run} is a {config.model_type}; position_mode is an option of ToST alone")
         if position_mode != config.position_mode and "none" in (position_mode, config.position_mode):
             raise ValueError(
-                f"{run} was trained with position_mode {config.position_mode!r}, which cannot become {position_mode!r}; "
+                f"{run} has position_mode {config.position_mode!r}, which cannot become {position_mode!r}; "
                 "only 'learned' and 'clamped' share their tables"
             )
         changes["position_mode"] = position_mode
@@ -87,8 +87,8 @@ def load_tokenizer(run: str | Path, vocab_size: int) -> Any:
     tokenizer = _read(AutoTokenizer, run)
     if len(tokenizer) > vocab_size:
         raise ValueError(
-            f"{run}: the tokenizer has {len(tokenizer)} tokens, the model knows {vocab_size}; put the tokenizer the model "
-            "was trained with there, or call model.resize_token_embeddings"
+            f"{run}: the tokenizer has {len(tokenizer)} tokens, the model knows {vocab_size}; put there the one "
+            "the model was trained with, or call model.resize_token_embeddings"
         )
     return tokenizer
 
@@ -101,7 +101,9 @@ def check_language(run: str | Path) -> None:
             raise ValueError(f"{run}: no such run; `tost train lm-stdlib` makes one")
     elif (folder / CONFIG).is_file():
         if task_of(folder) != "language":
-            raise ValueError(f"{run} is a vision run; this needs a language model, such as `tost train lm-stdlib` makes")
+            raise ValueError(
+                f"{run} is a vision run; this needs a language model, such as `tost train lm-stdlib` makes"
+            )
         if read_summary(folder) is None:
             raise ValueError(f"{run} is not finished; the `tost train` command that started it goes on with it")
     elif not folder.is_dir() or _model_type(folder) is None:

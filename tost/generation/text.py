@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers import DynamicCache, StoppingCriteriaList, TextStreamer
 
+from tost.generation.interrupt import interruptible
 from tost.generation.load import quietly
 from tost.models.language import ToSTConfig, resume, select_state
 
@@ -152,7 +151,11 @@ def new_tokens(model: Any, prompt: int, past: int, asked: int | None) -> int:
     if limit is None:
         return asked or NEW_TOKENS
     room = limit - past - prompt + 1  # the last token is never fed
-    out = "position_mode 'clamped' (--position_mode clamped) reuses the last position" if isinstance(model.config, ToSTConfig) else "shorten it"
+    out = (
+        "position_mode 'clamped' (--position_mode clamped) reuses the last position"
+        if isinstance(model.config, ToSTConfig)
+        else "shorten it"
+    )
     if room < 1:
         raise ValueError(f"the prompt has {past + prompt} tokens, the model positions for {limit}; {out}")
     if asked is not None and asked > room:
@@ -185,35 +188,6 @@ class Pieces(TextStreamer):
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         if text:
             self.on_text(text)
-
-
-class Interrupt(StoppingCriteria):
-    """Ends the generation once it was asked to."""
-
-    asked = False
-
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        return torch.full((input_ids.shape[0],), self.asked, dtype=torch.bool, device=input_ids.device)
-
-
-@contextmanager
-def interruptible() -> Iterator[Interrupt]:
-    """An Interrupt that the first Ctrl-C asks to stop; the second raises KeyboardInterrupt as always."""
-    interrupt = Interrupt()
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
-        yield interrupt
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(*_: Any) -> None:
-        interrupt.asked = True
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:

@@ -56,7 +56,7 @@ class CausalTSSA(nn.Module):
         self.clamp_positions = clamp_positions
         fixed = decay_per_head(decay, num_heads)
         self.log_half_life = nn.Parameter(log_half_life(fixed)) if learn_decay else None
-        self.register_buffer("decay", None if learn_decay else fixed)
+        self.register_buffer("decay", None if learn_decay or fixed is None else torch.tensor(fixed))
         self.out_proj = Linear(dim, dim, bias=bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
@@ -110,21 +110,20 @@ class CausalTSSA(nn.Module):
         return f"dim={self.dim}, num_heads={self.num_heads}, attn_drop={self.attn_drop}, backend={self.backend}"
 
 
-def decay_per_head(decay: float | Sequence[float] | None, num_heads: int) -> Tensor | None:
-    """`decay` as a tensor [H], checked."""
+def decay_per_head(decay: float | Sequence[float] | None, num_heads: int) -> list[float] | None:
+    """`decay` for every head, checked; numbers, so that a layer can be built without its data (on the meta device)."""
     if decay is None:
         return None
-    values = torch.as_tensor(decay, dtype=torch.float32)
-    values = values.expand(num_heads).clone() if values.ndim == 0 else values.clone()
-    if values.shape != (num_heads,) or not bool(((values > 0) & (values <= 1)).all()):
+    values = [float(decay)] * num_heads if isinstance(decay, (int, float)) else [float(value) for value in decay]
+    if len(values) != num_heads or not all(0 < value <= 1 for value in values):
         raise ValueError(
             f"CausalTSSA expects decay in (0, 1], one number or one for each of {num_heads} heads, got {decay}"
         )
     return values
 
 
-def log_half_life(decay: Tensor | None) -> Tensor:
-    """log of the half-life in tokens of every head [H], from its decay [H]."""
-    if decay is None or not bool((decay < 1).all()):
+def log_half_life(decay: Sequence[float] | None) -> Tensor:
+    """log of the half-life in tokens of every head [H], from its decay."""
+    if decay is None or max(decay) == 1:
         raise ValueError("CausalTSSA learns a decay from initial values below 1; give decay, such as [0.9, 0.99]")
-    return (math.log(0.5) / decay.log()).log()
+    return torch.tensor([math.log(math.log(0.5) / math.log(value)) for value in decay])

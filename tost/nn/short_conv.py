@@ -47,8 +47,8 @@ class ShortConv(nn.Module):
             past = torch.cat([tail, x], 1)
             return self._taps(x, past, position), past[:, past.shape[1] - reach :]
         position = token_positions(x, mask, cu_seqlens, None)
-        order = (~mask).long().argsort(1, stable=True)  # the real tokens to the front, in their order
-        place = order.argsort(1)[..., None].expand_as(x)
+        order = (~mask).long().argsort(dim=1, stable=True)  # the real tokens to the front, in their order
+        place = order.argsort(dim=1)[..., None].expand_as(x)
         front = torch.where(mask[..., None], x, 0).gather(1, order[..., None].expand_as(x))
         past = torch.cat([tail, front], 1)
         y = self._taps(front, past, position.gather(1, order) if cu_seqlens is not None else None).gather(1, place)

@@ -88,7 +88,8 @@ class RunTrainer(Trainer):
 
 def diverged(step: int, task: Task, what: str) -> str:
     """The one line for a run that left the numbers."""
+    lr, precision = task.recipe.optim.lr, task.recipe.run.precision
     return (
         f"training diverged at step {step}: {what}; start another run (--run.name) with a lower --optim.lr (now "
-        f"{task.recipe.optim.lr:g}), a longer --{task.warmup} or in float32 (--run.precision {task.recipe.run.precision})"
+        f"{lr:g}), a longer --{task.warmup} or in float32 (--run.precision {precision})"
     )

@@ -43,8 +43,8 @@ class LanguageTask(Task):
         begun = folder / TEXT if not recipe.run.overwrite else folder / "none"
         if recipe.model.weights and recipe.data.tokenizer == "bpe":
             raise ValueError(
-                "a model that starts from --model.weights goes on with the tokenizer it knows, a newly learned bpe would "
-                f"mean other tokens; set --data.tokenizer (to {recipe.model.weights}, if the tokenizer lies there too)"
+                "a model that starts from --model.weights knows its own tokens, a newly learned bpe has others; set "
+                f"--data.tokenizer (to {recipe.model.weights}, if its tokenizer lies there too)"
             )
         check_sizes(recipe)
         self.text: TextSets = load_text(text_options(recipe), load_tokenizer(str(folder)) if begun.exists() else None)
@@ -94,7 +94,13 @@ class LanguageTask(Task):
         nats, tokens, size = np.asarray(prediction.predictions, dtype=np.float64).sum(0)
         loss = nats / max(tokens, 1)
         bits = nats / math.log(2) / max(size, 1)
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": bits, "tokens": tokens, "bytes": size}
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700)),
+            "bits_per_byte": bits,
+            "tokens": tokens,
+            "bytes": size,
+        }
 
     def score(self, metrics: dict[str, float], prefix: str) -> dict[str, Any]:
         kept = {name: metrics[f"{prefix}_{name}"] for name in ("loss", "perplexity", "bits_per_byte")}
@@ -138,7 +144,7 @@ def build_language_model(recipe: LanguageRecipe, tokenizer: Any) -> ToSTForCausa
 
 
 def language_config(recipe: LanguageRecipe, vocab_size: int, eos: int | None) -> ToSTConfig:
-    """preset and options; the vocabulary is the tokenizer's and the tables as long as the context, unless options say so."""
+    """The preset with the tokenizer's vocabulary and tables as long as the context, then the recipe's options."""
     sizes = {"vocab_size": vocab_size, "max_position_embeddings": recipe.data.context, "eos_token_id": eos}
     return preset(recipe.model.preset, **{**sizes, **recipe.model.options})
 

@@ -43,19 +43,19 @@ def train(recipe: str | Path | AnyRecipe, **overrides: Any) -> Path:
     on from its last checkpoint to the weights that an undisturbed one reaches; a finished one is left as it is. The
     folder then holds model.safetensors and config.json (for from_pretrained; a language run its tokenizer's files
     too), config.yaml, metrics.jsonl, summary.json and checkpoints/.
-    Raises ValueError (settings, images, text, divergence, a run of another recipe), OSError (nothing half-written is left),
-    ImportError (naming the extra) and KeyboardInterrupt (the same call goes on).
+    Raises ValueError (settings, images, text, divergence, a run of another recipe), OSError (nothing half-written is
+    left), ImportError (naming the extra) and KeyboardInterrupt (the same call goes on).
     """
-    recipe = load_recipe(recipe, overrides)
-    folder = run_folder(recipe)
-    if read_summary(folder) is not None and not recipe.run.overwrite:
-        check_same(folder, recipe)
+    loaded: AnyRecipe = load_recipe(recipe, overrides)
+    folder = run_folder(loaded)
+    if read_summary(folder) is not None and not loaded.run.overwrite:
+        check_same(folder, loaded)
         return folder
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        for module in PACKAGES[recipe.task]:
+        for module in PACKAGES[loaded.task]:
             require(module, extra="training")
-        _run(recipe, folder)
+        _run(loaded, folder)
     return folder
 
 

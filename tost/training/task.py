@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers.trainer_utils import EvalPrediction
 
 
@@ -31,7 +31,6 @@ class Task:
     validation: Any | None
     test: Any
     warmup: str
-    layer_decay: float = 1.0
     collate: Any = None
     reduce: Any = None
     callbacks: list[Any]
@@ -48,6 +47,11 @@ class Task:
     def optimised(self) -> nn.Module:
         """The module whose parameters are optimised."""
         raise NotImplementedError
+
+    @property
+    def layer_decay(self) -> float:
+        """The learning rate of a block as a share of the next block's."""
+        return 1.0
 
     def prepare(self, folder: Path) -> None:
         """Write into the fresh folder of a run what it should hold from the start (first process only)."""

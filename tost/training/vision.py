@@ -128,6 +128,7 @@ class VisionTask(Task):
     def score(self, metrics: dict[str, float], prefix: str) -> dict[str, Any]:
         split, images = ("validation", self.validation) if prefix == "eval" else (self.images.held_out, self.test)
         accuracy, loss = (metrics[f"{prefix}_{name}"] for name in ("accuracy", "loss"))
+        assert images is not None
         return {"split": split, "images": len(images), "accuracy": accuracy, "loss": loss}
 
     def facts(self) -> dict[str, Any]:

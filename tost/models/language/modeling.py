@@ -44,7 +44,7 @@ class ToSTPreTrainedModel(PreTrainedModel):
             if module.position_bias is not None:
                 init.zeros_(module.position_bias)
             if module.log_half_life is not None:
-                init.copy_(module.log_half_life, log_half_life(torch.tensor(self.config.decay)))
+                init.copy_(module.log_half_life, log_half_life(self.config.decay))
         elif isinstance(module, ShortConv):
             init.zeros_(module.weight)
             init.ones_(module.weight[0])
