@@ -87,14 +87,15 @@ def _hub(options: text.TextOptions, datasets: Any) -> Any:
 
 def _from_files(options: text.TextOptions, datasets: Any) -> Any:
     """Files as a table on the disk; made again when a file's size or time changes."""
-    stamps = [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in texts.text_files(options)]
+    found = texts.text_files(options)
+    stamps = "\n".join(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in found)
 
-    def rows(stamps: list[str], section: int) -> Iterator[dict[str, str]]:
+    def rows(stamps: str, section: int) -> Iterator[dict[str, str]]:
         for document in texts.read_documents(options):
             yield {options.column: document}
 
     try:
-        mark = hashlib.sha256("\n".join([str(options.section), options.column, *stamps]).encode()).hexdigest()[:32]
+        mark = hashlib.sha256(f"{options.section} {options.column} {stamps}".encode()).hexdigest()[:32]
         return datasets.Dataset.from_generator(
             rows, gen_kwargs={"stamps": stamps, "section": options.section}, fingerprint=mark
         )

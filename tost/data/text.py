@@ -141,7 +141,7 @@ def split_documents(
 
 def _first_after(hashes: np.ndarray, ends: np.ndarray, share: float, begin: int) -> int:
     """The first place after `begin` at which `share` of the text is passed and another hash begins."""
-    at = max(int(np.searchsorted(ends, share)), begin + 1)
+    at = max(int(np.searchsorted(ends, share, side="right")), begin + 1)
     while at < len(hashes) and hashes[at] == hashes[at - 1]:
         at += 1
     return at

@@ -28,11 +28,11 @@ def evaluate(
     if is_language(run):
         from tost.evaluation.text import evaluate_text
 
-        if isinstance(data, dict) and data:
-            raise ValueError(
-                f"{run} is a language model: its text is one name or file, --data NAME and --path, not --data."
-                f"{next(iter(data))}"
-            )
+        if isinstance(data, dict):
+            if data:
+                told = f"one name or file, --data NAME and --path, not --data.{next(iter(data))}"
+                raise ValueError(f"{run} is a language model: its text is {told}")
+            data = None
         return evaluate_text(run, data=data or None, batch_size=batch_size, device=device, **text)
     from tost.evaluation.images import evaluate_images
 

@@ -197,6 +197,6 @@ def _stream(model: Any, documents: Sequence[Tensor], kept: list[int], context: C
 
 def surprise(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """-log p(target) [B, N] float64 and whether the target was the likeliest [B, N], on the CPU.  logits: [B, N, V]."""
-    logits = logits.float()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     nats = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return nats.view_as(targets).double().cpu(), (logits.argmax(-1) == targets).cpu()

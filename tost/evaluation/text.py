@@ -117,7 +117,7 @@ def summary(scores: Sequence[Scores], targets: Sequence[Tensor], sizes: np.ndarr
         "tokens": sum(counts),
         "bytes": size,
         "loss": loss,
-        "interval": ratio_interval(*zip(*filled)),
+        "interval": ratio_interval([t for t, _ in filled], [c for _, c in filled]),
         "perplexity": math.exp(min(loss, 700)),
         "bits_per_byte": sum(nats) / math.log(2) / size if size else None,
     }

@@ -94,12 +94,13 @@ def write(
     if not quiet and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character
 
+    shown = False
+
     def show(piece: str) -> None:
         nonlocal shown
         print(piece if shown else prompt + piece, end="", flush=True)
         shown = True
 
-    shown = False
     written = generate_text(model, tokenizer, prompt, sampling, past=past, on_text=show if stream else None)
     if not quiet:
         print("" if shown else prompt + written.text, flush=True)

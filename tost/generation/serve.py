@@ -81,11 +81,11 @@ def build_app(name: str, model: Any, tokenizer: Any) -> Any:
             return Modality.LLM
 
         @staticmethod
-        def get_gen_models(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        def get_gen_models(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:  # type: ignore[override]
             return [{"id": name, "object": "model", "created": int(time.time()), "owned_by": "tost"}]
 
     manager, state = OneModel(force_model=name), GenerationState()
-    given = {"model_manager": manager, "generation_state": state}
+    given: Any = {"model_manager": manager, "generation_state": state}
     app = build_server(
         manager,
         ChatCompletionHandler(**given),

@@ -6,6 +6,8 @@ import json
 import platform
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,23 @@ def train(recipe: str | Path | AnyRecipe, **overrides: Any) -> Path:
         warnings.simplefilter("ignore", DeprecationWarning)
         for module in PACKAGES[loaded.task]:
             require(module, extra="training")
-        _run(loaded, folder)
+        with _one_bar():
+            _run(loaded, folder)
     return folder
+
+
+@contextmanager
+def _one_bar() -> Iterator[None]:
+    """No bars of transformers beside the run's own, such as one for every file of weights."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _run(recipe: AnyRecipe, folder: Path) -> None:

@@ -158,3 +158,16 @@ def test_packing_keeps_no_cache():
 def test_an_unknown_token_is_named_in_a_hybrid():
     with pytest.raises(ValueError, match=f"token ids 0..{V - 1}, got {V}"):
         model_of("hybrid")(torch.tensor([[1, V]]))
+
+
+def test_positions_stretch_to_another_length():
+    model = tiny().double()
+    before, bias = model.model.positions.weight.clone(), model.model.blocks[1].mixer.position_bias.clone()
+    model.resize_position_embeddings(2 * L - 1)
+    assert model.config.max_position_embeddings == 2 * L - 1
+    assert_close(model.model.positions.weight[::2], before, rtol=0, atol=1e-6)
+    assert_close(model.model.positions.weight[1::2], (before[1:] + before[:-1]) / 2, rtol=0, atol=1e-6)
+    assert_close(model.model.blocks[1].mixer.position_bias[:, ::2], bias, rtol=0, atol=1e-6)
+    assert model(text(2 * L - 1)).logits.isfinite().all()
+    with pytest.raises(ValueError, match="a model with learned positions"):
+        tiny(position_mode="none").resize_position_embeddings(9)

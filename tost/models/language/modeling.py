@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -55,6 +56,29 @@ class ToSTPreTrainedModel(PreTrainedModel):
             for gamma in (module.gamma1, module.gamma2):
                 if gamma is not None:
                     init.constant_(gamma, self.config.layer_scale_init)
+
+    def get_position_embeddings(self) -> nn.Module | None:
+        return self.base_model.positions  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
+        """Stretch the learned positions and every layer's position bias to another number L' of rows, in place.
+
+        Row i of L' is read at i (L - 1) / (L' - 1) of the old table, between its neighbours in proportion.
+        Raises ValueError without learned positions.
+        """
+        model: Any = self.base_model
+        if model.positions is None or new_num_position_embeddings < 1:
+            raise ValueError(
+                f"resize_position_embeddings expects a model with learned positions and a length of at least 1, got "
+                f"position_mode={self.config.position_mode!r} and {new_num_position_embeddings}"
+            )
+        weight = stretched(model.positions.weight.T, new_num_position_embeddings).T.contiguous()
+        model.positions = nn.Embedding.from_pretrained(weight, freeze=False)
+        for block in model.blocks:
+            if getattr(block.mixer, "position_bias", None) is not None:
+                block.mixer.position_bias = nn.Parameter(stretched(block.mixer.position_bias, len(weight)))
+        self.config.max_position_embeddings = len(weight)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -149,3 +173,9 @@ class ToSTModel(ToSTPreTrainedModel):
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         return DynamicCache(config=self.config) if given is None and use_cache else given
+
+
+def stretched(table: Tensor, length: int) -> Tensor:
+    """A table [rows, L] as [rows, length], its ends kept and read linearly in between."""
+    wide = functional.interpolate(table[None].float(), size=length, mode="linear", align_corners=True)
+    return wide[0].to(table.dtype)
