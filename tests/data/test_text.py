@@ -61,7 +61,7 @@ def watched(sets):
 
 def test_the_split_is_by_content_disjoint_and_complete(tmp_path):
     documents = [*many(50), *many(50)[:10]]  # ten copies under other names
-    hashes = np.asarray([content_hash(d) for d in documents], dtype=np.uint64)
+    hashes = np.asarray([content_hash(d) for d in documents], dtype=np.int64)
     sizes = np.asarray([len(d) for d in documents])
     parts = split_documents(hashes, sizes, 0.2, 0.1)
     assert sorted(np.concatenate(parts).tolist()) == list(range(60))
@@ -74,7 +74,7 @@ def test_the_split_is_by_content_disjoint_and_complete(tmp_path):
 
 
 def test_no_validation_leaves_more_to_train_on():
-    hashes, sizes = np.arange(10, dtype=np.uint64), np.ones(10)
+    hashes, sizes = np.arange(10, dtype=np.int64), np.ones(10)
     train, validation, test = split_documents(hashes, sizes, 0.0, 0.2)
     assert len(validation) == 0 and len(test) == 2 and len(train) == 8
 

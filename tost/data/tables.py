@@ -35,10 +35,11 @@ def _prepare(options: text.TextOptions, tokenizer: Any, datasets: Any) -> text.T
         num_proc=processes,
         remove_columns=[options.column],
         fn_kwargs={"column": options.column},
+        features=datasets.Features({"hash": datasets.Value("int64"), "bytes": datasets.Value("int64")}),
         new_fingerprint=_mark(table, "measured"),
         desc="measuring",
     ).with_format("numpy")
-    hashes, sizes = measured["hash"][:], measured["bytes"][:]
+    hashes, sizes = np.asarray(measured["hash"][:]), np.asarray(measured["bytes"][:])
     real = np.flatnonzero(sizes)
     if not len(real):
         raise ValueError(f"{texts.place(options)}: no text in column {options.column} of its {len(sizes)} rows")
@@ -106,7 +107,7 @@ def _from_files(options: text.TextOptions, datasets: Any) -> Any:
 def _measure(rows: dict[str, list[Any]], column: str) -> dict[str, list[Any]]:
     documents = [document if (document or "").strip() else "" for document in rows[column]]
     return {
-        "hash": [np.uint64(text.content_hash(document)) for document in documents],
+        "hash": [text.content_hash(document) for document in documents],
         "bytes": [len(document.encode()) for document in documents],
     }
 

@@ -66,8 +66,7 @@ def load_text(options: TextOptions, tokenizer: Any = None) -> TextSets:
     documents, empty = _without_empty(texts.read_documents(options))
     if not documents:
         raise ValueError(f"{texts.place(options)}: no text in it ({empty} empty documents); set --data.path to some")
-    hashes = np.asarray([content_hash(document) for document in documents], dtype=np.uint64)
-    sizes = np.asarray([len(document.encode()) for document in documents])
+    hashes, sizes = _measure(documents)
     parts = split_documents(hashes, sizes, options.validation, options.test)
     tokenizer = tokenizer or make_tokenizer(options, (documents[i] for i in parts[0]))
     held = MemoryDocuments([ids for batch in _batches(documents, 256) for ids in encode(tokenizer, batch)])
@@ -77,9 +76,7 @@ def load_text(options: TextOptions, tokenizer: Any = None) -> TextSets:
 def held_out_text(options: TextOptions) -> tuple[str, str]:
     """(training text, test text) of a source that fits in memory, each joined: what a compressor is compared on."""
     documents, _ = _without_empty(texts.read_documents(options))
-    hashes = np.asarray([content_hash(document) for document in documents], dtype=np.uint64)
-    sizes = np.asarray([len(document.encode()) for document in documents])
-    train, _, test = split_documents(hashes, sizes, options.validation, options.test)
+    train, _, test = split_documents(*_measure(documents), options.validation, options.test)
     return "".join(documents[i] for i in train), "".join(documents[i] for i in test)
 
 
@@ -113,8 +110,8 @@ def make_tokenizer(options: TextOptions, training_text: Iterable[str]) -> Any:
 
 
 def content_hash(document: str) -> int:
-    """64 bits of a document's content."""
-    return int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest(), "little")
+    """63 bits of a document's content."""
+    return int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def split_documents(
@@ -164,6 +161,12 @@ def _without_empty(documents: Iterable[str]) -> tuple[list[str], int]:
     everything = list(documents)
     kept = [document for document in everything if document.strip()]
     return kept, len(everything) - len(kept)
+
+
+def _measure(documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes, bytes) of the documents."""
+    hashes = np.asarray([content_hash(document) for document in documents], dtype=np.int64)
+    return hashes, np.asarray([len(document.encode()) for document in documents])
 
 
 def _batches(items: list[str], size: int) -> Iterator[list[str]]:

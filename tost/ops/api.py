@@ -122,14 +122,15 @@ def causal_tssa(
     checks.check_call("causal_tssa", w, temperature, mask, cu_seqlens)
     if decay is not None or state is not None or position_bias is not None:
         checks.check_causal(w, position_bias, decay, cu_seqlens, state)
-    bias = None if position_bias is None else _bias_by_token(position_bias, w, mask, cu_seqlens, state)
+    seen = None if state is None else state.length
+    bias = None if position_bias is None else bias_by_token(position_bias, w, mask, cu_seqlens, seen)
     energy, moment, mass = (None, None, None) if state is None else state[:3]
     y, *sums = load(which_backend(w, backend)).causal_tssa(
         w, temperature, bias, decay, mask, cu_seqlens, energy, moment, mass
     )
     if not return_state:
         return y
-    return y, TSSAState(sums[0], sums[1], sums[2], _length_after(w, mask, cu_seqlens, state))
+    return y, TSSAState(sums[0], sums[1], sums[2], length_after(w, mask, cu_seqlens, seen))
 
 
 def which_backend(w: Tensor, backend: str | None = None) -> str:
@@ -157,40 +158,40 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def _bias_by_token(
-    table: Tensor, w: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, state: TSSAState | None
+def bias_by_token(
+    table: Tensor, w: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, length: Tensor | None
 ) -> Tensor:
-    """position_bias [H, L] looked up at each token's position: [B or 1, N, H]."""
+    """position_bias [H, L] looked up at each token's position, after `length` [S] earlier ones: [B or 1, N, H]."""
     N = w.shape[1]
-    if mask is None and cu_seqlens is None and state is None:
+    if mask is None and cu_seqlens is None and length is None:
         checks.check_positions(N, table)
         return table[:, :N].t().unsqueeze(0)
     seen = _real(w, mask).cumsum(1)
     if cu_seqlens is None:
         position = seen - 1
-        start = None if state is None else state.length.unsqueeze(1)
+        start = None if length is None else length.unsqueeze(1)
     else:
         ids = segment_ids(N, cu_seqlens)
         before = torch.cat([seen.new_zeros(1), seen[0]])[cu_seqlens[:-1].long()]
         position = seen - 1 - before[ids]
-        start = None if state is None else state.length[ids].unsqueeze(0)
+        start = None if length is None else length[ids].unsqueeze(0)
     position = (position if start is None else position + start).clamp(min=0)
     checks.check_positions(position, table)
     return table.t()[position]
 
 
-def _length_after(w: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, state: TSSAState | None) -> Tensor:
-    """[S] int64, real tokens seen so far by each sequence."""
+def length_after(w: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, length: Tensor | None) -> Tensor:
+    """[S] int64, real tokens seen so far by each sequence, after `length` [S] earlier ones."""
     if mask is None and cu_seqlens is None:
-        if state is not None:
-            return state.length + w.shape[1]
+        if length is not None:
+            return length + w.shape[1]
         return torch.full((w.shape[0],), w.shape[1], dtype=torch.int64, device=w.device)
     if cu_seqlens is None:
         count = _real(w, mask).sum(1)
     else:
-        seen = torch.cat([torch.zeros(1, dtype=torch.int64, device=w.device), _real(w, mask)[0].cumsum(0)])
-        count = seen[cu_seqlens.long()].diff()
-    return count if state is None else state.length + count
+        tokens = torch.cat([torch.zeros(1, dtype=torch.int64, device=w.device), _real(w, mask)[0].cumsum(0)])
+        count = tokens[cu_seqlens.long()].diff()
+    return count if length is None else length + count
 
 
 def _real(w: Tensor, mask: Tensor | None) -> Tensor:

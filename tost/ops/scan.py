@@ -84,6 +84,37 @@ def _exclusive(leaving: Tensor, whole: Tensor, base: Tensor, reverse: bool) -> t
     return torch.cat([after[:, :-1].flip(1), base.unsqueeze(1)], 1), end
 
 
+def decayed_sum(x: Tensor, decay: Tensor, base: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`running_sum` with the same gate [H] at every token: one triangle of powers serves all chunks.
+
+    x: [B, N, H, D].  decay: [H] in (0, 1].  base: [B, H, D] float64 (None: zero).  Returns h and h_N as running_sum.
+    """
+    B, N, H, D = x.shape
+    if base is None:
+        base = x.new_zeros(B, H, D, dtype=torch.float64)
+    if N == 0:
+        return x, base.clone()
+    L = min(CHUNK, N)
+    power = decay.double().unsqueeze(-1) ** torch.arange(L + 1, device=x.device)  # [H, L + 1]
+    if N == 1:
+        end = power[:, 1:] * base + x[:, 0].double()
+        return end.to(x.dtype).unsqueeze(1), end
+    chunks = F.pad(x, (0, 0, 0, 0, 0, -N % L)).unflatten(1, (-1, L))
+    age = torch.arange(L, device=x.device)[:, None] - torch.arange(L, device=x.device)
+    weights = torch.where(age >= 0, power[:, age.clamp(min=0)], 0.0).to(x.dtype)  # [H, L, L]
+    local = (weights @ chunks.transpose(2, 3)).transpose(2, 3)  # [B, C, L, H, D]
+    C = local.shape[1]
+    carry = base.unsqueeze(1)
+    if C > 1:
+        leaving, _ = decayed_sum(local[:, :-1, -1].double(), power[:, L], base)
+        carry = torch.cat([carry, leaving], 1)  # what enters every chunk
+    reach = power[:, 1:].t()[:, :, None]  # [L, H, 1]
+    out = (reach * carry.unsqueeze(2) + local).to(x.dtype).flatten(1, 2)
+    last = N - (C - 1) * L
+    end = power[:, last].unsqueeze(-1) * carry[:, -1] + local[:, -1, last - 1].double()
+    return out[:, :N], end
+
+
 def decay_triangle(gate: Tensor) -> Tensor:
     """Products of gates out[..., t, s] = prod_{s < r <= t} gate_r for s <= t, else 0: what token s counts for at t.
 
