@@ -1,4 +1,4 @@
-"""Text becomes rows of tokens and comes back whole; what is held out stays held out; bad files are refused in one line."""
+"""Text becomes rows and comes back whole; what is held out stays held out; bad files are refused in one line."""
 
 import json
 

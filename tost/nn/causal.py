@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,7 @@ class CausalTSSA(nn.Module):
             return self.decay
         return torch.exp2(-torch.exp(-self.log_half_life.float()))
 
-    def _clamped(self, N: int, state: TSSAState | None) -> tuple[Tensor | None, TSSAState | None]:
+    def _clamped(self, N: int, state: Any) -> tuple[Tensor | None, Any]:
         """The bias and state of a call on N tokens in which those beyond the table take its last column."""
         bias: Tensor | None = self.position_bias
         if bias is None or not self.clamp_positions:

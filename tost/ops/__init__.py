@@ -1,16 +1,16 @@
 """The token-statistics operators: pure functions of tensors, one signature, several backends."""
 
 from tost.ops.api import BACKENDS, causal_tssa, tssa, which_backend
-from tost.ops.means import MeansState, causal_tssa_means
+from tost.ops.mixture import MixtureState, causal_mixture
 from tost.ops.state import TSSAState, TSSAStats
 
 __all__ = [
     "BACKENDS",
-    "MeansState",
+    "MixtureState",
     "TSSAState",
     "TSSAStats",
+    "causal_mixture",
     "causal_tssa",
-    "causal_tssa_means",
     "tssa",
     "which_backend",
 ]

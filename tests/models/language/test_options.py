@@ -14,6 +14,9 @@ OPTIONS = {
     "conv": {"conv_width": 4},
     "softmax": {"mixer": "softmax"},
     "hybrid": {"mixer": ["tssa", "softmax"], "conv_width": 3, "half_lives": [4, 16, 0], "position_mode": "rotary"},
+    "means": {"group_means": True, "separate_values": True, "half_lives": [4, 16, 0], "position_mode": "clamped"},
+    "full": {"full_covariance": True, "length_temperature": True},
+    "gated": {"output_gate": True, "head_norm": True, "group_means": True, "conv_width": 2, "half_lives": [8]},
     "controls": {"mixer": ["none", "token"], "conv_width": 2},
     "llama": {"mixer": "softmax", "position_mode": "rotary", "norm": "rms", "mlp": "swiglu", "layer_scale_init": None},
 }

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from tost.models.language.cache import StateLayer
 from tost.models.language.config import ToSTConfig
 from tost.nn.causal_mixers import CAUSAL_MIXERS
+from tost.nn.causal_mixture import CausalMixture, MixtureOptions
 from tost.nn.mlp import GatedMlp, Mlp
 from tost.nn.short_conv import ShortConv
 from tost.nn.states import ConvolvedState
@@ -88,7 +90,7 @@ def make_norm(config: ToSTConfig) -> nn.Module:
 def make_mixer(config: ToSTConfig, layer: int) -> nn.Module:
     """The mixer of a layer, by the configuration's name for it."""
     name = config.mixers[layer]
-    options: dict[str, Any] = {}
+    kind, options = CAUSAL_MIXERS[name], dict[str, Any]()
     if name == "softmax":
         options = {"rotary": config.position_mode == "rotary"}
     elif name == "tssa":
@@ -98,7 +100,10 @@ def make_mixer(config: ToSTConfig, layer: int) -> nn.Module:
             "decay": config.decay,
             "learn_decay": config.learn_decay,
         }
-    return CAUSAL_MIXERS[name](
+        mixture = MixtureOptions(**{field.name: getattr(config, field.name) for field in fields(MixtureOptions)})
+        if mixture.any:
+            kind, options = CausalMixture, {**options, "options": mixture}
+    return kind(
         config.hidden_size,
         config.num_attention_heads,
         bias=config.bias,

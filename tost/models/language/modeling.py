@@ -22,6 +22,7 @@ from tost.models.language.inputs import check_input, check_packing, positions_of
 from tost.nn import CausalTSSA
 from tost.nn.causal import log_half_life
 from tost.nn.causal_controls import CausalToken
+from tost.nn.causal_mixture import CausalMixture
 from tost.nn.short_conv import ShortConv
 
 
@@ -46,6 +47,10 @@ class ToSTPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.position_bias)
             if module.log_half_life is not None:
                 init.copy_(module.log_half_life, log_half_life(self.config.decay))
+            if isinstance(module, CausalMixture) and module.power is not None:
+                init.zeros_(module.power)
+            if isinstance(module, CausalMixture) and module.head_weight is not None:
+                init.ones_(module.head_weight)
         elif isinstance(module, ShortConv):
             init.zeros_(module.weight)
             init.ones_(module.weight[0])

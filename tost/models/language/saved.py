@@ -34,6 +34,9 @@ SHAPING = (
     "bias",
     "mixers",
     "conv_width",
+    "separate_values",
+    "group_means",
+    "full_covariance",
 )
 
 

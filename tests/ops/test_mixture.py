@@ -1,11 +1,11 @@
-"""Token statistics with group means: eager against the definition, and the invariances of the contract."""
+"""Token statistics of a richer mixture: eager against the definition, and the invariances of the contract."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from tests.ops.common import SHAPES, TOLERANCE, dtype_id, make_inputs, shape_id
-from tost.ops import MeansState, causal_tssa_means
+from tost.ops import MixtureState, causal_mixture, causal_tssa
 from tost.ops.scan import decayed_sum, running_sum
 
 
@@ -22,11 +22,15 @@ def options_of(name, shape):
     decay = 0.5 + 0.5 * torch.rand(H, **wide)
     mask = torch.rand(B, N, generator=random) > 0.3
     sums = [torch.rand(s, **wide) * 5 for s in ((B, H, D), (B, H, D), (B, H, D), (B, H))]
-    state = MeansState(sums[0], sums[1] - 2, sums[2] + 5, sums[3] + 1, torch.arange(B) % 3)
+    state = MixtureState(sums[0], sums[1] - 2, sums[2] + 5, sums[3] + 1, torch.arange(B) % 3)
+    square = torch.randn(B, H, D, D, **wide)
     return {
         "plain": {},
         "decay": {"decay": decay},
         "all": {"decay": decay, "mask": mask, "position_bias": table, "state": state},
+        "uncentred": {"decay": decay, "state": state, "centred": False},
+        "full": {"decay": decay, "state": state._replace(second=5 * square @ square.mT + 9), "full": True},
+        "full-uncentred": {"mask": mask, "full": True, "centred": False},
     }[name]
 
 
@@ -38,8 +42,8 @@ def value_and_gradients(w, v, temperature, g, backend, options):
     if "state" in options:
         sums = {f"state.{i}": part.clone().requires_grad_() for i, part in enumerate(options["state"][:4])}
         leaves |= sums
-        given["state"] = MeansState(*sums.values(), options["state"].length)
-    y, end = causal_tssa_means(
+        given["state"] = MixtureState(*sums.values(), options["state"].length)
+    y, end = causal_mixture(
         leaves["w"], leaves["v"], leaves["temperature"], return_state=True, backend=backend, **given
     )
     loss = (y.double() * g.double()).sum() + sum((part * part.detach().cos()).sum() for part in end[:4])
@@ -52,11 +56,13 @@ def close(ours, theirs, tolerance, what):
     assert error <= tolerance, f"{what}: {float(error):.1e}"
 
 
-@pytest.mark.parametrize("name", ["plain", "decay", "all"])
-@pytest.mark.parametrize("shape", SHAPES, ids=shape_id)
+@pytest.mark.parametrize("name", ["plain", "decay", "all", "uncentred", "full", "full-uncentred"])
+@pytest.mark.parametrize("shape", SHAPES[:-2], ids=shape_id)
 def test_eager_is_the_definition(shape, name):
     w, v, temperature, g = inputs(shape)
     options = options_of(name, shape)
+    if name == "all":  # a temperature for every token
+        temperature = temperature * torch.linspace(0.5, 2, shape[1], dtype=torch.float64)[None, :, None]
     values, gradients = zip(*(value_and_gradients(w, v, temperature, g, b, options) for b in ("eager", "reference")))
     for key in values[0]:
         close(values[0][key], values[1][key], 1e-11, key)
@@ -80,9 +86,9 @@ def test_narrow_types(dtype):
 def test_stream_equals_one_pass(cut, decay):
     w, v, temperature, _ = inputs((2, 63, 3, 8))
     decay = None if decay is None else torch.tensor(decay, dtype=torch.float64)
-    whole, end = causal_tssa_means(w, v, temperature, decay=decay, return_state=True)
-    first, state = causal_tssa_means(w[:, :cut], v[:, :cut], temperature, decay=decay, return_state=True)
-    second, last = causal_tssa_means(w[:, cut:], v[:, cut:], temperature, decay=decay, state=state, return_state=True)
+    whole, end = causal_mixture(w, v, temperature, decay=decay, return_state=True)
+    first, state = causal_mixture(w[:, :cut], v[:, :cut], temperature, decay=decay, return_state=True)
+    second, last = causal_mixture(w[:, cut:], v[:, cut:], temperature, decay=decay, state=state, return_state=True)
     assert_close(torch.cat([first, second], 1), whole, rtol=0, atol=1e-12)
     for one, other in zip(last, end):
         assert_close(one, other, rtol=1e-12, atol=1e-12)
@@ -92,16 +98,28 @@ def test_packed_sequences_are_separate_calls():
     w, v, temperature, _ = inputs((1, 40, 3, 4))
     bounds = torch.tensor([0, 5, 5, 6, 40])
     decay = torch.tensor([0.5, 0.9, 1.0], dtype=torch.float64)
-    packed, end = causal_tssa_means(w, v, temperature, decay=decay, cu_seqlens=bounds, return_state=True)
+    packed, end = causal_mixture(w, v, temperature, decay=decay, cu_seqlens=bounds, return_state=True)
     for s, (a, b) in enumerate(zip(bounds, bounds[1:])):
-        alone, state = causal_tssa_means(w[:, a:b], v[:, a:b], temperature, decay=decay, return_state=True)
+        alone, state = causal_mixture(w[:, a:b], v[:, a:b], temperature, decay=decay, return_state=True)
         assert_close(packed[:, a:b], alone, rtol=0, atol=1e-12)
         assert_close(end.second[s], state.second[0], rtol=1e-12, atol=1e-12)
 
 
+def test_uncentred_with_its_own_values_is_the_published_operator():
+    w, _, temperature, _ = inputs((2, 40, 3, 8))
+    decay = torch.tensor([0.5, 0.9, 1.0], dtype=torch.float64)
+    y = causal_mixture(w, w, temperature, decay=decay, centred=False)
+    assert_close(y, causal_tssa(w, temperature, decay=decay, backend="reference"), rtol=0, atol=1e-12)
+
+
+def test_uncut_of_one_feature_is_the_cut_one():
+    w, v, temperature, _ = inputs((2, 40, 3, 1))
+    assert_close(causal_mixture(w, v, temperature, full=True), causal_mixture(w, v, temperature), rtol=0, atol=1e-12)
+
+
 def test_equal_values_have_nothing_left_after_their_mean():
     w, _, temperature, _ = inputs((2, 20, 3, 4))
-    y = causal_tssa_means(w, torch.full_like(w, 3.0), temperature)
+    y = causal_mixture(w, torch.full_like(w, 3.0), temperature)
     assert_close(y, torch.zeros_like(y), rtol=0, atol=1e-6)  # not exactly: the mass has its 1e-8
 
 
@@ -116,9 +134,9 @@ def test_decayed_sum_is_the_gated_sum(N):
 def test_bad_calls_are_told():
     w, v, temperature, _ = inputs((2, 5, 3, 4))
     with pytest.raises(ValueError, match="expects values like w"):
-        causal_tssa_means(w, v[:, :4], temperature)
+        causal_mixture(w, v[:, :4], temperature)
     with pytest.raises(ValueError, match="has the backends reference, eager, got 'cpu'"):
-        causal_tssa_means(w, v, temperature, backend="cpu")
-    with pytest.raises(ValueError, match="expects a MeansState"):
-        _, state = causal_tssa_means(w, v, temperature, return_state=True)
-        causal_tssa_means(w[:1], v[:1], temperature, state=state)
+        causal_mixture(w, v, temperature, backend="cpu")
+    with pytest.raises(ValueError, match="expects a MixtureState"):
+        _, state = causal_mixture(w, v, temperature, return_state=True)
+        causal_mixture(w[:1], v[:1], temperature, state=state)

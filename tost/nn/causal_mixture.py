@@ -1,0 +1,117 @@
+"""The causal layer beyond the paper: values of their own, group means, uncut covariance, a length-aware temperature."""
+
+# B batch, N tokens, H heads, D features per head, C = H*D, P projections (w, then values, then the gate)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tost.nn.causal import CausalTSSA
+from tost.nn.linear import Linear
+from tost.nn.order import token_positions
+from tost.ops import MixtureState, causal_mixture
+
+
+@dataclass(frozen=True)
+class MixtureOptions:
+    """What a CausalMixture has beyond CausalTSSA; docs/math.md, "Beyond the paper", has the equations.
+
+    separate_values: the values are a projection of their own; memberships come from w alone.
+    group_means: statistics around the group means.  full_covariance: all D x D of them instead of the diagonal.
+    length_temperature: the temperature grows as a learned power of the tokens seen, 0 at first.
+    output_gate: y * silu(another projection of x).  head_norm: RMSNorm over each head's features.
+    """
+
+    separate_values: bool = False
+    group_means: bool = False
+    full_covariance: bool = False
+    length_temperature: bool = False
+    output_gate: bool = False
+    head_norm: bool = False
+
+    @property
+    def any(self) -> bool:
+        """Whether it differs from CausalTSSA at all."""
+        return self != MixtureOptions()
+
+
+class CausalMixture(CausalTSSA):
+    """CausalTSSA with `options`; arguments, masks, packing and streaming as there, the state is a MixtureState.
+
+        w, v, g = in_proj(x)      y = causal_mixture(w, v, t n^power)      out = out_proj(norm(y) * silu(g))
+    """
+
+    undecayed = ("temperature", "position_bias", "log_half_life", "power", "head_weight")
+    State = MixtureState  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        bias: bool = False,
+        max_positions: int | None = None,
+        decay: float | Sequence[float] | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        clamp_positions: bool = False,
+        learn_decay: bool = False,
+        options: MixtureOptions = MixtureOptions(),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__(
+            dim, num_heads, bias, max_positions, decay, attn_drop, proj_drop, None, clamp_positions, learn_decay
+        )
+        self.options = options
+        self.in_proj = Linear(dim, (1 + options.separate_values + options.output_gate) * dim, bias=bias)
+        self.power = nn.Parameter(torch.zeros(num_heads)) if options.length_temperature else None
+        self.head_weight = nn.Parameter(torch.ones(num_heads, self.head_dim)) if options.head_norm else None
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        state: MixtureState | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, MixtureState]:
+        w, *more = self.in_proj(x).unflatten(-1, (-1, self.num_heads, self.head_dim)).unbind(2)
+        gate = more.pop() if self.options.output_gate else None
+        bias, seen = self._clamped(x.shape[1], state)
+        result = causal_mixture(
+            w,
+            more[0] if more else w,
+            self._temperature(x, mask, cu_seqlens, state),
+            centred=self.options.group_means,
+            full=self.options.full_covariance,
+            position_bias=bias,
+            decay=self.survival(),
+            mask=mask,
+            cu_seqlens=cu_seqlens,
+            state=seen,
+            return_state=True,
+        )
+        y, new_state = result
+        y = F.dropout(y, self.attn_drop, self.training)
+        if self.head_weight is not None:
+            y = F.rms_norm(y, (self.head_dim,), eps=1e-5) * self.head_weight
+        if gate is not None:
+            y = y * F.silu(gate)
+        out = self.proj_drop(self.out_proj(y.flatten(-2)))
+        if not return_state:
+            return out
+        if state is not None and seen is not None and seen is not state:
+            new_state = new_state._replace(length=state.length + (new_state.length - seen.length))
+        return out, new_state
+
+    def _temperature(
+        self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, state: MixtureState | None
+    ) -> Tensor:
+        """[H], or [B or 1, N, H] if it grows with the tokens seen."""
+        if self.power is None:
+            return self.temperature
+        seen = 1 + token_positions(x, mask, cu_seqlens, None if state is None else state.length)
+        return self.temperature * seen[..., None].to(self.power.dtype) ** self.power
