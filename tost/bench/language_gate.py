@@ -16,7 +16,7 @@ from tost.bench.gate import relative_error
 from tost.bench.language_models import Size, gpt2_model, published_model, random_text, tost_model
 from tost.models.language import ToSTForCausalLM, to_official
 
-LOGITS = 1e-5  # of the norm, ours against the published model
+LOGITS = 1e-5  # of the norm, ours in float32 against the published model in float64
 GRADIENTS = 1e-4  # of each parameter's gradient; rounding of the largest of all is allowed to each
 DECODE = 1e-4  # of the largest logit, token by token against the whole text at once
 SURPRISE = 0.5  # nats: how far an untrained model's loss may be from ln V
@@ -44,7 +44,7 @@ def check_models(size: Size) -> list[Check]:
     Residual branches count in full here (LayerScale 1, not 1e-5), or a wrong operator would hardly be seen.
     """
     ours = scrambled(tost_model(size, TOKENS, scale=1.0))
-    checks = list(check_published(ours, published_model(size, TOKENS, like=ours), random_text(size, TOKENS)))
+    checks = list(check_published(ours, published_model(size, TOKENS, like=ours).double(), random_text(size, TOKENS)))
     endless = scrambled(tost_model(size, None, scale=1.0))
     checks.append(check_decode("tost", endless, DynamicCache(config=endless.config)))
     return checks + check_gpt2(size)
@@ -67,7 +67,7 @@ def check_published(ours: ToSTForCausalLM, theirs: nn.Module, ids: Tensor) -> It
     for each, model in zip(logits, (ours, theirs)):
         model.zero_grad()
         next_token_loss(each, ids).backward()
-    found = to_official({name: p.grad for name, p in ours.named_parameters() if p.grad is not None})
+    found = to_official({name: p.grad.double() for name, p in ours.named_parameters() if p.grad is not None})
     wanted = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
     if set(found) != set(wanted):
         yield Check(f"tost against published, which parameters learn {set(found) ^ set(wanted)}", float("inf"), 0)
@@ -109,4 +109,4 @@ def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
 
 def norm_error(got: Tensor, expected: Tensor) -> float:
     """Norm of the difference over the norm."""
-    return float((got - expected).norm() / expected.norm())
+    return float(((got - expected).norm() / expected.norm()).detach())

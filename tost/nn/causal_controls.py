@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from tost.nn.checks import check_mask, check_tokens, head_dim
 from tost.nn.linear import Linear
 from tost.nn.order import count_after
+from tost.nn.readout import Readout
 from tost.nn.states import CountState
 from tost.ops import causal_tssa
 
@@ -18,18 +21,27 @@ from tost.ops import causal_tssa
 class CausalNone(nn.Module):
     """CausalTSSA's two projections and nothing between tokens: out = out_proj(in_proj(x)).
 
-    x: [B, N, C] -> [B, N, C], or (that, CountState) with return_state=True. Further arguments change nothing.
+    x: [B, N, C] -> [B, N, C], or (that, CountState) with return_state=True. Mask, packing and state change nothing.
+    output_gate, head_norm: of the Readout.
     """
 
     State = CountState
 
     def __init__(
-        self, dim: int, num_heads: int = 8, bias: bool = False, attn_drop: float = 0.0, proj_drop: float = 0.0
+        self,
+        dim: int,
+        num_heads: int = 8,
+        bias: bool = False,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        output_gate: bool = False,
+        head_norm: bool = False,
     ) -> None:
         super().__init__()
         self.dim, self.num_heads, self.head_dim = dim, num_heads, head_dim(type(self).__name__, dim, num_heads)
         self.attn_drop = attn_drop
-        self.in_proj = Linear(dim, dim, bias=bias)
+        self.in_proj = Linear(dim, (1 + output_gate) * dim, bias=bias)
+        self.readout = Readout(num_heads, self.head_dim, output_gate, head_norm)
         self.out_proj = Linear(dim, dim, bias=bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
@@ -43,14 +55,15 @@ class CausalNone(nn.Module):
     ) -> Tensor | tuple[Tensor, CountState]:
         check_tokens(type(self).__name__, x, self.dim)
         check_mask(type(self).__name__, mask, x)
-        y = F.dropout(self.alone(self.in_proj(x)), self.attn_drop, self.training)
-        out = self.proj_drop(self.out_proj(y))
+        (w,), gate = self.readout.split(self.in_proj(x))
+        y = F.dropout(self.alone(w), self.attn_drop, self.training)
+        out = self.proj_drop(self.out_proj(self.readout(y, gate)))
         if not return_state:
             return out
         return out, CountState(count_after(x, mask, None if state is None else state.length))
 
     def alone(self, w: Tensor) -> Tensor:
-        """What happens to a token between the projections: [B, N, C] -> [B, N, C]."""
+        """What happens to a token between the projections: [B, N, H, D] -> [B, N, H, D]."""
         return w
 
 
@@ -62,12 +75,10 @@ class CausalToken(CausalNone):
 
     undecayed = ("temperature",)
 
-    def __init__(
-        self, dim: int, num_heads: int = 8, bias: bool = False, attn_drop: float = 0.0, proj_drop: float = 0.0
-    ) -> None:
-        super().__init__(dim, num_heads, bias, attn_drop, proj_drop)
+    def __init__(self, dim: int, num_heads: int = 8, **options: Any) -> None:
+        super().__init__(dim, num_heads, **options)
         self.temperature = nn.Parameter(torch.ones(num_heads))
 
     def alone(self, w: Tensor) -> Tensor:
-        single = w.reshape(-1, 1, self.num_heads, self.head_dim)
+        single = w.reshape(-1, 1, *w.shape[2:])
         return causal_tssa(single, self.temperature).reshape(w.shape)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tost.nn.causal import CausalTSSA
 from tost.nn.linear import Linear
 from tost.nn.order import token_positions
+from tost.nn.readout import Readout
 from tost.ops import MixtureState, causal_mixture
 
 
@@ -24,7 +25,7 @@ class MixtureOptions:
     separate_values: the values are a projection of their own; memberships come from w alone.
     group_means: statistics around the group means.  full_covariance: all D x D of them instead of the diagonal.
     length_temperature: the temperature grows as a learned power of the tokens seen, 0 at first.
-    output_gate: y * silu(another projection of x).  head_norm: RMSNorm over each head's features.
+    output_gate, head_norm: of the Readout, which the other causal mixers have too.
     """
 
     separate_values: bool = False
@@ -46,7 +47,7 @@ class CausalMixture(CausalTSSA):
         w, v, g = in_proj(x)      y = causal_mixture(w, v, t n^power)      out = out_proj(norm(y) * silu(g))
     """
 
-    undecayed = ("temperature", "position_bias", "log_half_life", "power", "head_weight")
+    undecayed = ("temperature", "position_bias", "log_half_life", "power")
     State = MixtureState  # type: ignore[assignment]
 
     def __init__(
@@ -68,7 +69,7 @@ class CausalMixture(CausalTSSA):
         self.options = options
         self.in_proj = Linear(dim, (1 + options.separate_values + options.output_gate) * dim, bias=bias)
         self.power = nn.Parameter(torch.zeros(num_heads)) if options.length_temperature else None
-        self.head_weight = nn.Parameter(torch.ones(num_heads, self.head_dim)) if options.head_norm else None
+        self.readout = Readout(num_heads, self.head_dim, options.output_gate, options.head_norm)
 
     def forward(  # type: ignore[override]
         self,
@@ -78,12 +79,11 @@ class CausalMixture(CausalTSSA):
         state: MixtureState | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, MixtureState]:
-        w, *more = self.in_proj(x).unflatten(-1, (-1, self.num_heads, self.head_dim)).unbind(2)
-        gate = more.pop() if self.options.output_gate else None
+        parts, gate = self.readout.split(self.in_proj(x))
         bias, seen = self._clamped(x.shape[1], state)
         result = causal_mixture(
-            w,
-            more[0] if more else w,
+            parts[0],
+            parts[-1],
             self._temperature(x, mask, cu_seqlens, state),
             centred=self.options.group_means,
             full=self.options.full_covariance,
@@ -96,11 +96,7 @@ class CausalMixture(CausalTSSA):
         )
         y, new_state = result
         y = F.dropout(y, self.attn_drop, self.training)
-        if self.head_weight is not None:
-            y = F.rms_norm(y, (self.head_dim,), eps=1e-5) * self.head_weight
-        if gate is not None:
-            y = y * F.silu(gate)
-        out = self.proj_drop(self.out_proj(y.flatten(-2)))
+        out = self.proj_drop(self.out_proj(self.readout(y, gate)))
         if not return_state:
             return out
         if state is not None and seen is not None and seen is not state:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tost.nn.checks import check_mask, check_tokens, head_dim
 from tost.nn.linear import Linear
 from tost.nn.order import count_after, token_positions
+from tost.nn.readout import Readout
 from tost.nn.states import KeyValueState
 
 
@@ -20,6 +21,7 @@ class CausalSoftmax(nn.Module):
     x: [B, N, C] -> [B, N, C], or (that, KeyValueState) with return_state=True.  mask, cu_seqlens, state: as CausalTSSA.
     rotary: turn queries and keys by their position (arXiv 2104.09864), in pairs of features (d, d + D/2) at the
     frequencies rotary_base^(-2d/D); then no other positions are needed.
+    output_gate, head_norm: of the Readout.
     Raises ValueError for sizes that disagree, or an odd D with rotary.
     """
 
@@ -34,13 +36,16 @@ class CausalSoftmax(nn.Module):
         proj_drop: float = 0.0,
         rotary: bool = False,
         rotary_base: float = 10000.0,
+        output_gate: bool = False,
+        head_norm: bool = False,
     ) -> None:
         super().__init__()
         self.dim, self.num_heads, self.head_dim = dim, num_heads, head_dim("CausalSoftmax", dim, num_heads)
         if rotary and self.head_dim % 2:
             raise ValueError(f"CausalSoftmax turns pairs of features, got D = {self.head_dim}; choose an even dim / heads")
         self.attn_drop, self.rotary, self.rotary_base = attn_drop, rotary, rotary_base
-        self.in_proj = Linear(dim, 3 * dim, bias=bias)
+        self.in_proj = Linear(dim, (3 + output_gate) * dim, bias=bias)
+        self.readout = Readout(num_heads, self.head_dim, output_gate, head_norm)
         self.out_proj = Linear(dim, dim, bias=bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
@@ -54,7 +59,7 @@ class CausalSoftmax(nn.Module):
     ) -> Tensor | tuple[Tensor, KeyValueState]:
         check_tokens("CausalSoftmax", x, self.dim)
         check_mask("CausalSoftmax", mask, x)
-        q, k, v = self.in_proj(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(2)
+        (q, k, v), gate = self.readout.split(self.in_proj(x))
         length = None if state is None else state.length
         if self.rotary:
             positions = token_positions(x, mask, cu_seqlens, length)
@@ -62,7 +67,7 @@ class CausalSoftmax(nn.Module):
         if cu_seqlens is not None:
             if state is not None or return_state:
                 raise ValueError("CausalSoftmax keeps no state of packed sequences; pass them one batch row each")
-            return self.proj_drop(self.out_proj(self._packed(q, k, v, mask, cu_seqlens).flatten(-2)))
+            return self.proj_drop(self.out_proj(self.readout(self._packed(q, k, v, mask, cu_seqlens), gate)))
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         masked = mask is not None
         if state is not None:
@@ -70,7 +75,7 @@ class CausalSoftmax(nn.Module):
             k, v = torch.cat([state.keys, k], 1), torch.cat([state.values, v], 1)
             real = torch.cat([state.real, real], 1)
         y = self._attend(q, k, v, real if masked else None)
-        out = self.proj_drop(self.out_proj(y.flatten(-2)))
+        out = self.proj_drop(self.out_proj(self.readout(y, gate)))
         return (out, KeyValueState(k, v, real, count_after(x, mask, length))) if return_state else out
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:

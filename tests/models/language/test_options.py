@@ -18,6 +18,7 @@ OPTIONS = {
     "full": {"full_covariance": True, "length_temperature": True},
     "gated": {"output_gate": True, "head_norm": True, "group_means": True, "conv_width": 2, "half_lives": [8]},
     "controls": {"mixer": ["none", "token"], "conv_width": 2},
+    "gated-others": {"mixer": ["softmax", "token"], "output_gate": True, "head_norm": True},
     "llama": {"mixer": "softmax", "position_mode": "rotary", "norm": "rms", "mlp": "swiglu", "layer_scale_init": None},
 }
 options = pytest.mark.parametrize("name", OPTIONS)

@@ -90,9 +90,10 @@ def make_norm(config: ToSTConfig) -> nn.Module:
 def make_mixer(config: ToSTConfig, layer: int) -> nn.Module:
     """The mixer of a layer, by the configuration's name for it."""
     name = config.mixers[layer]
-    kind, options = CAUSAL_MIXERS[name], dict[str, Any]()
+    kind = CAUSAL_MIXERS[name]
+    options: dict[str, Any] = {"output_gate": config.output_gate, "head_norm": config.head_norm}
     if name == "softmax":
-        options = {"rotary": config.position_mode == "rotary"}
+        options["rotary"] = config.position_mode == "rotary"
     elif name == "tssa":
         options = {
             "max_positions": config.max_position_embeddings if config.tables else None,

@@ -29,8 +29,8 @@ class ToSTConfig(PreTrainedConfig):
     conv_width: a causal convolution of so many tokens before every mixer (0: none).
     half_lives: tokens after which a head's statistics count half (0: never forget); the list is repeated over the heads.
     learn_decay: the half-lives are learned, and these their initial values.
-    separate_values, group_means, full_covariance, length_temperature, output_gate, head_norm: of the tssa layers, see
-    tost.nn.causal_mixture.MixtureOptions.
+    separate_values, group_means, full_covariance, length_temperature: of tssa layers (tost.nn.causal_mixture).
+    output_gate, head_norm: of every mixer (tost.nn.readout).
     norm: "layer" or "rms".  mlp: "gelu" or "swiglu", of intermediate_size hidden features (None: 4 C; swiglu: 8 C / 3).
     Raises ValueError for sizes that don't divide and for options out of range.
     """

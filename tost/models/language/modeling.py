@@ -23,6 +23,7 @@ from tost.nn import CausalTSSA
 from tost.nn.causal import log_half_life
 from tost.nn.causal_controls import CausalToken
 from tost.nn.causal_mixture import CausalMixture
+from tost.nn.readout import Readout
 from tost.nn.short_conv import ShortConv
 
 
@@ -49,8 +50,8 @@ class ToSTPreTrainedModel(PreTrainedModel):
                 init.copy_(module.log_half_life, log_half_life(self.config.decay))
             if isinstance(module, CausalMixture) and module.power is not None:
                 init.zeros_(module.power)
-            if isinstance(module, CausalMixture) and module.head_weight is not None:
-                init.ones_(module.head_weight)
+        elif isinstance(module, Readout) and module.head_weight is not None:
+            init.ones_(module.head_weight)
         elif isinstance(module, ShortConv):
             init.zeros_(module.weight)
             init.ones_(module.weight[0])
