@@ -2,6 +2,7 @@
 
 from tests.models.language.common import tiny
 from tost.data.tokens import train_bpe
+from tost.generation.load import quietly
 
 TEXT = "the cat sat on the mat, and the dog saw the cat; then they all sat down and ate. " * 4 + "Übung macht den Meister\n"
 
@@ -15,7 +16,8 @@ def save_model(folder, seed=0, **options):
     words = tokenizer()
     model = tiny(seed, vocab_size=len(words), eos_token_id=words.eos_token_id, **options)
     model.generation_config.eos_token_id = words.eos_token_id
-    model.save_pretrained(folder)
+    with quietly():
+        model.save_pretrained(folder)
     words.save_pretrained(folder)
     return model, words
 

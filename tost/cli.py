@@ -30,6 +30,9 @@ COMMANDS = {
     "demo": Command("tost.demo:demo", "train on scikit-learn's digits and show the model at work, in two minutes"),
     "bench ops": Command("tost.bench.ops:bench_ops", "time and memory of the operator beside its rivals"),
     "bench vision": Command("tost.bench.vision:bench_vision", "a whole vision model beside the published one"),
+    "bench language": Command(
+        "tost.bench.language:bench_language", "a whole language model beside GPT-2 and the published"
+    ),
     "models": Command("tost.cli:models", "list the models and their sizes", raw=True),
     "doctor": Command("tost.doctor:doctor", "what this machine has, which backends work here"),
 }

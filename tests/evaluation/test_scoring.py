@@ -74,7 +74,9 @@ def test_windows_cover_what_is_asked_for_once(inputs, keep):
     assert covered == list(range(inputs - keep, inputs))
 
 
-@pytest.mark.parametrize("context", [Context(length=20, stride=10), Context("streaming", chunk=6)], ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    "context", [Context(length=20, stride=10), Context("streaming", chunk=6)], ids=lambda c: c.kind
+)
 @torch.no_grad()
 def test_the_last_tokens_alone(model, context):
     documents = [ids(50), ids(21, 1), ids(9, 2)]

@@ -27,7 +27,12 @@ WIKI = """
  The dog sat down . 
 """
 STORY = "".join(f"{n} The cat sat on the mat and the dog saw it .\n" for n in range(1, 21))
-CBT = STORY + "21 Then the XXXXX ate .\tdog\t\tcat|dog|mat|\n\n" + STORY + "21 `` XXXXX , '' they said .\tcat\t\tdog|cat\n"
+CBT = (
+    STORY
+    + "21 Then the XXXXX ate .\tdog\t\tcat|dog|mat|\n\n"
+    + STORY
+    + "21 `` XXXXX , '' they said .\tcat\t\tdog|cat\n"
+)
 PASSAGES = ["the cat sat on the mat", "they all\nsat down and ate"]
 
 
@@ -130,20 +135,17 @@ def test_lambada_counts_all_tokens_and_the_last_word(saved, files):
 
 
 @torch.no_grad()
-def test_the_last_word_is_right_when_the_model_says_so(saved, tmp_path):
-    folder, model, words = saved
-    begun = tokens(words, ["the cat sat on"])[0]
-    for length in range(1, 12):  # the model's own continuation, up to where it is one word of clean text
-        grown = model.generate(begun[None], max_new_tokens=length, do_sample=False, eos_token_id=None)[0]
-        text = words.decode(grown)
-        if text.startswith("the cat sat on ") and torch.equal(tokens(words, [text])[0], grown) and text[-1].isalnum():
-            break
-    else:
-        text = None
-    passages = [text or "the cat sat on the mat", "the cat sat on qqqqqq"]
+def test_a_model_that_always_says_cat(tmp_path):
+    model, words = save_model(tmp_path, bias=True)
+    cat = words.convert_tokens_to_ids("\u0120cat")
+    model.model.norm.bias.copy_(100 * model.model.embedding.weight[cat])
+    model.save_pretrained(tmp_path)
+    passages = ["the dog saw the cat", "the cat sat on the mat", "the mat cat dog", "they saw the cat"]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in passages), "utf-8")
-    found = evaluate(folder, data="lambada", path=str(tmp_path / "own.jsonl"))
-    assert found["right"] == (1 if text and " " not in text[len("the cat sat on ") :] else 0)
+    found = evaluate(tmp_path, data="lambada", path=str(tmp_path / "own.jsonl"))
+    assert (found["right"], found["accuracy"]) == (2, 0.5)
+    (tmp_path / "cbtest_NE_test.txt").write_text(CBT, "utf-8")
+    assert evaluate(tmp_path, data="cbt", path=str(tmp_path))["parts"]["NE"]["right"] == 1  # dog, then cat
 
 
 @torch.no_grad()
@@ -186,7 +188,10 @@ def test_exactly_one_option_would_be_right(saved, files):
         (["--data", "latin.txt"], "not UTF-8 text: byte 3"),
         (["--data", "mine.txt", "--length", "49"], "--position_mode clamped"),
         (["--data", "mine.txt", "--context", "streaming"], "--position_mode clamped, or choose --context sliding"),
-        (["--data", "mine.txt", "--position_mode", "none"], "--position_mode"),
+        (
+            ["--data", "mine.txt", "--position-mode", "none"],
+            "--position_mode: expected one of ['learned', 'clamped'], got 'none'",
+        ),
         (["--data.path", "mine.txt"], "not --data.path"),
         ([], "no recipe that holds out text"),
     ],

@@ -14,16 +14,16 @@ from tests.training.test_language import TINY, corpus
 from tost.training import load_run, train
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
-DDP = {"FSDP": "false"}
+DDP = ["--multi_gpu"]
 # Fully sharded: parameters, gradients and the optimiser's averages are spread over the processes.
-FSDP2 = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_TRANSFORMER_CLS_TO_WRAP": "ToSTBlock",
-    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-}
+FSDP2 = [
+    "--use_fsdp",
+    "--fsdp_version=2",
+    "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP",
+    "--fsdp_transformer_layer_cls_to_wrap=ToSTBlock",
+    "--fsdp_state_dict_type=FULL_STATE_DICT",
+    "--fsdp_reshard_after_forward=true",
+]
 
 
 def free_port():
@@ -35,11 +35,11 @@ def free_port():
 def launch(recipe, settings, sharding):
     """`accelerate launch -m tost train` with two processes on the CPU; what it printed."""
     told = {k: json.dumps(v) if isinstance(v, dict) else v for k, v in settings.items()}
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=2"]
     command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
-    command += [f"--main_process_port={free_port()}", "-m", "tost", "train", recipe]
+    command += [f"--main_process_port={free_port()}", *sharding, "-m", "tost", "train", recipe]
     command += [f"--{k}={v}" for k, v in told.items()]
-    cpu = {**environment(), **sharding, "ACCELERATE_USE_CPU": "true"}  # accelerate starts no MPI-less CPU processes
+    cpu = {**environment(), "ACCELERATE_USE_CPU": "true"}  # accelerate starts no MPI-less CPU processes
     result = subprocess.run(command, capture_output=True, text=True, env=cpu, timeout=200)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout

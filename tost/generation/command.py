@@ -88,6 +88,8 @@ def write(
     from tost.generation.conversation import load_conversation, save_conversation
     from tost.generation.text import generate_text
 
+    if state and Path(state).is_dir():
+        raise ValueError(f"--state keeps the state in a file, got the folder {state}; add a name to it")
     past = load_conversation(state, model) if state and Path(state).exists() else None
     if state and not past:
         check_keeps_state(model)

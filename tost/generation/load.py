@@ -63,7 +63,7 @@ def load_language(
         config = _read(AutoConfig, run)
         if not isinstance(config, ToSTConfig):
             raise ValueError(f"{run} is a {config.model_type}; position_mode is an option of ToST alone")
-        if position_mode != config.position_mode and "none" in (position_mode, config.position_mode):
+        if position_mode != config.position_mode and not config.tables:
             raise ValueError(
                 f"{run} has position_mode {config.position_mode!r}, which cannot become {position_mode!r}; "
                 "only 'learned' and 'clamped' share their tables"

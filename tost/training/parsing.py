@@ -56,8 +56,11 @@ def explain(message: str, known: list[str]) -> str:
         what = "option" if name.startswith("--") else "argument"
         return f"unknown {what} {name}{did_you_mean(name.lstrip('-'), known, '--')}; --help lists all"
     wrong = re.match(r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.*)', message)
+    union = r'Parser key "([\w.]+)": Does not validate against any .*? Subtypes: \[(.+)\] Errors: .* Given value: (.*)'
+    wrong = wrong or re.match(union, message)
     if wrong:
         key, kind, value = wrong.groups()
+        kind = re.sub(r", <class 'NoneType'>$", "", kind)
         kind = re.sub(r"<class '(\w+)'>", r"\1", kind).replace("typing.", "").replace("Literal", "one of ")
         return f"--{key}: expected {kind}, got {value!r}"
     return message

@@ -40,7 +40,7 @@ class ToSTBlock(GradientCheckpointingLayer):
         self.mixer = make_mixer(config, layer)
         self.gamma1 = None if scale is None else nn.Parameter(torch.full((dim,), scale))
         self.norm2 = make_norm(config)
-        self.mlp = (GatedMlp if config.mlp == "swiglu" else Mlp)(dim, config.hidden_features, bias=config.bias)
+        self.mlp = (GatedMlp if config.mlp == "swiglu" else Mlp)(dim, config.hidden_features(layer), bias=config.bias)
         self.mlp_drop = nn.Dropout(config.dropout)  # GPT-2 drops at the end of the MLP alone
         self.gamma2 = None if scale is None else nn.Parameter(torch.full((dim,), scale))
 

@@ -31,7 +31,8 @@ class ToSTConfig(PreTrainedConfig):
     learn_decay: the half-lives are learned, and these their initial values.
     separate_values, group_means, full_covariance, length_temperature: of tssa layers (tost.nn.causal_mixture).
     output_gate, head_norm: of every mixer (tost.nn.readout).
-    norm: "layer" or "rms".  mlp: "gelu" or "swiglu", of intermediate_size hidden features (None: 4 C; swiglu: 8 C / 3).
+    norm: "layer" or "rms".  mlp: "gelu" or "swiglu", of intermediate_size hidden features (None: 4 C; swiglu: 8 C / 3), a
+    list is repeated over the layers.
     Raises ValueError for sizes that don't divide and for options out of range.
     """
 
@@ -57,7 +58,7 @@ class ToSTConfig(PreTrainedConfig):
     head_norm: bool = False
     norm: str = "layer"
     mlp: str = "gelu"
-    intermediate_size: int | None = None
+    intermediate_size: int | list[int] | None = None
     bias: bool = False
     dropout: float = 0.0
     layer_norm_eps: float = 1e-5
@@ -126,10 +127,12 @@ class ToSTConfig(PreTrainedConfig):
         """Whether there are learned positions."""
         return self.position_mode in ("learned", "clamped")
 
-    @property
-    def hidden_features(self) -> int:
-        """Hidden features of the MLP."""
-        return self.intermediate_size or (4 * self.hidden_size if self.mlp == "gelu" else 8 * self.hidden_size // 3)
+    def hidden_features(self, layer: int) -> int:
+        """Hidden features of a layer's MLP."""
+        given = self.intermediate_size
+        if isinstance(given, list):
+            given = given[layer % len(given)]
+        return given or (4 * self.hidden_size if self.mlp == "gelu" else 8 * self.hidden_size // 3)
 
     @property
     def layer_types(self) -> list[str]:
