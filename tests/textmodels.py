@@ -4,7 +4,7 @@ from tests.models.language.common import tiny
 from tost.data.tokens import train_bpe
 from tost.generation.load import quietly
 
-TEXT = "the cat sat on the mat, and the dog saw the cat; then they all sat down and ate. " * 4 + "Übung macht den Meister\n"
+TEXT = "the cat sat on the mat, and the dog saw the cat; then they all sat down and ate. " * 4 + "Übung macht müde\n"
 
 
 def tokenizer(vocab_size=300):

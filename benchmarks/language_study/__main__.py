@@ -1,8 +1,8 @@
 """The language study: `python -m benchmarks.language_study run`, then `... table`; docs/results.md says what it found.
 
-    run    train what is missing, several at a time; a stopped run goes on from its checkpoint
-    recall train the recall tasks that are missing
-    table  the tables and pictures of what is there
+run    train what is missing, several at a time; a stopped run goes on from its checkpoint
+recall train the recall tasks that are missing
+table  the tables and pictures of what is there
 """
 
 from __future__ import annotations

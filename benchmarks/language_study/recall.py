@@ -1,8 +1,8 @@
 """Recall: sequences whose answers stand earlier in them, so that a model without memory can only guess.
 
-    associative  k1 v1 k2 v2 ... | k3 v3 k1 v1 ...   after the bar, the value of each key
-    copying      a b c d ... | a b c d ...           the same again
-    selective    . a . . b . c ... | a b c ...       what stood among the dots, in order
+associative  k1 v1 k2 v2 ... | k3 v3 k1 v1 ...   after the bar, the value of each key
+copying      a b c d ... | a b c d ...           the same again
+selective    . a . . b . c ... | a b c ...       what stood among the dots, in order
 """
 
 # B sequences, n things to remember, N tokens
@@ -145,7 +145,10 @@ def recall(
     """
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(task, variant, seed) for seed in seeds for task in TASKS for variant in variants]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, tqdm(total=len(jobs), unit="run") as bar:
+    with (
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        tqdm(total=len(jobs), unit="run") as bar,
+    ):
         for job in [pool.submit(train, *job, steps, folder) for job in jobs]:
             found = job.result()
             bar.set_postfix_str(f"{found['task']} {found['variant']} {found['accuracy']}")

@@ -39,7 +39,9 @@ VARIANTS = {
     "none-gated": Variant("control: nothing between tokens, gate, norm", {**CONV, **GATED}, ("none",)),
     "token-gated": Variant("control: statistics of the token alone, gate, norm", {**CONV, **GATED}, ("token",)),
     # one softmax layer in four
-    "hybrid": Variant("forgetting TSSA, one layer in four softmax", {**CONV, **FORGET}, ("tssa", "softmax", "tssa", "tssa")),
+    "hybrid": Variant(
+        "forgetting TSSA, one layer in four softmax", {**CONV, **FORGET}, ("tssa", "softmax", "tssa", "tssa")
+    ),
     "hybrid-none": Variant("its control: nothing for TSSA", CONV, ("none", "softmax", "none", "none")),
     "hybrid-linear": Variant(
         "'linear', one layer in four softmax", {**CONV, **FORGET, **MEANS, **GATED}, ("tssa", "softmax", "tssa", "tssa")

@@ -13,19 +13,21 @@ from tost.evaluation.cloze import forked
 from tost.evaluation.scoring import Context, tokens
 from tost.evaluation.sets import load_text_set
 
-WIKI = """ 
- = The cat = 
- 
- The cat sat on the mat , and the dog saw it . 
- 
- = = Food = = 
- 
- They all ate . 
- 
- = A <unk> dog ( 1990 ) = 
- 
- The dog sat down . 
-"""
+LINES = [
+    "",
+    "= The cat =",
+    "",
+    "The cat sat on the mat , and the dog saw it .",
+    "",
+    "= = Food = =",
+    "",
+    "They all ate .",
+    "",
+    "= A <unk> dog ( 1990 ) =",
+    "",
+    "The dog sat down .",
+]
+WIKI = "".join(f" {line} \n" if line else " \n" for line in LINES)  # as WikiText is published
 STORY = "".join(f"{n} The cat sat on the mat and the dog saw it .\n" for n in range(1, 21))
 CBT = (
     STORY
@@ -233,5 +235,5 @@ def test_a_models_folder_needs_its_tokenizer(tmp_path, saved):
     small = type(model)(type(model.config)(**{**model.config.to_dict(), "vocab_size": 100}))
     small.save_pretrained(tmp_path / "other")
     words.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="the tokenizer has 3.. tokens, the model knows 100"):
+    with pytest.raises(ValueError, match=r"the tokenizer has 3\d\d tokens, the model knows 100"):
         evaluate(tmp_path / "other", data="lambada")

@@ -1,9 +1,11 @@
 """Two processes (gloo) take the steps that one process takes with as many micro-batches."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,15 +16,17 @@ from tests.training.test_language import TINY, corpus
 from tost.training import load_run, train
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
-DDP = ["--multi_gpu"]
-# Fully sharded: parameters, gradients and the optimiser's averages are spread over the processes.
+TOST = ["-m", "tost"]
+DDP = ["--multi_gpu", *TOST]
+# Parameters, gradients and the optimiser's averages are spread over the processes.
 FSDP2 = [
     "--use_fsdp",
     "--fsdp_version=2",
     "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP",
     "--fsdp_transformer_layer_cls_to_wrap=ToSTBlock",
-    "--fsdp_state_dict_type=FULL_STATE_DICT",
+    "--fsdp_state_dict_type=SHARDED_STATE_DICT",
     "--fsdp_reshard_after_forward=true",
+    str(Path(__file__).with_name("fsdp_on_cpu.py")),
 ]
 
 
@@ -32,12 +36,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def launch(recipe, settings, sharding):
+def launch(recipe, settings, how):
     """`accelerate launch -m tost train` with two processes on the CPU; what it printed."""
     told = {k: json.dumps(v) if isinstance(v, dict) else v for k, v in settings.items()}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=2"]
     command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
-    command += [f"--main_process_port={free_port()}", *sharding, "-m", "tost", "train", recipe]
+    command += [f"--main_process_port={free_port()}", *how, "train", recipe]
     command += [f"--{k}={v}" for k, v in told.items()]
     cpu = {**environment(), "ACCELERATE_USE_CPU": "true"}  # accelerate starts no MPI-less CPU processes
     result = subprocess.run(command, capture_output=True, text=True, env=cpu, timeout=200)
@@ -74,12 +78,8 @@ def alone(tmp_path_factory):
     return train("lm-stdlib", **settings, **{"run.name": "one", "run.accumulate": 2}), settings
 
 
-@pytest.mark.parametrize("sharding", [DDP, FSDP2], ids=["ddp", "fsdp2"])
-def test_two_processes_learn_a_language_like_one(sharding, alone, request):
-    one, settings = alone
-    told = launch("lm-stdlib", {**settings, "run.name": request.node.callspec.id}, sharding)
-    assert told.count("held-out bytes") == 1, "every process reported"
-    two = one.with_name(request.node.callspec.id)
+def same(one, two):
+    """The losses and the weights of two runs agree."""
     torch.testing.assert_close(losses(two), losses(one), rtol=1e-5, atol=1e-5)
     a, b = (load_file(run / "model.safetensors") for run in (one, two))
     assert a.keys() == b.keys()
@@ -88,3 +88,24 @@ def test_two_processes_learn_a_language_like_one(sharding, alone, request):
     scores = [json.loads((run / "summary.json").read_text())["test"] for run in (one, two)]
     assert scores[0]["tokens"] == scores[1]["tokens"] and abs(scores[0]["loss"] - scores[1]["loss"]) < 1e-4
     load_run(two)
+
+
+def test_two_processes_learn_a_language_like_one(alone):
+    one, settings = alone
+    told = launch("lm-stdlib", {**settings, "run.name": "ddp"}, DDP)
+    assert told.count("held-out bytes") == 1, "every process reported"
+    same(one, one.with_name("ddp"))
+
+
+def test_two_processes_share_a_sharded_language_model(alone):
+    one, settings = alone
+    told = launch("lm-stdlib", {**settings, "run.name": "fsdp2"}, FSDP2)
+    assert "sharded: ToSTBlock ToSTBlock" in told and "ToSTForCausalLM" in told
+    two = one.with_name("fsdp2")
+    same(one, two)
+    (two / "summary.json").unlink()
+    shutil.rmtree(two / "checkpoints" / "checkpoint-12")
+    whole = (two / "model.safetensors").read_bytes()
+    launch("lm-stdlib", {**settings, "run.name": "fsdp2"}, FSDP2)
+    assert json.loads((two / "summary.json").read_text())["resumed"]
+    assert (two / "model.safetensors").read_bytes() == whole

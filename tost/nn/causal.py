@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ class CausalTSSA(nn.Module):
     Raises ValueError for sizes that disagree, a decay outside (0, 1], or positions beyond L.
     """
 
-    undecayed = ("temperature", "position_bias", "log_half_life")
+    undecayed: ClassVar[tuple[str, ...]] = ("temperature", "position_bias", "log_half_life")
     State = TSSAState
     decay: Tensor | None
 

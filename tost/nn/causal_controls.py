@@ -70,7 +70,7 @@ class CausalNone(nn.Module):
 class CausalToken(CausalNone):
     """CausalTSSA with the statistics of the token alone, as if each were the first: its nonlinearity, no memory.
 
-        pi = softmax_h(temperature_h * D)      y = -pi * w / (1 + w^2)      (each feature's w^2 / a is 1)
+    pi = softmax_h(temperature_h * D)      y = -pi * w / (1 + w^2)      (each feature's w^2 / a is 1)
     """
 
     undecayed = ("temperature",)

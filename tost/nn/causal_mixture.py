@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,10 +45,10 @@ class MixtureOptions:
 class CausalMixture(CausalTSSA):
     """CausalTSSA with `options`; arguments, masks, packing and streaming as there, the state is a MixtureState.
 
-        w, v, g = in_proj(x)      y = causal_mixture(w, v, t n^power)      out = out_proj(norm(y) * silu(g))
+    w, v, g = in_proj(x)      y = causal_mixture(w, v, t n^power)      out = out_proj(norm(y) * silu(g))
     """
 
-    undecayed = ("temperature", "position_bias", "log_half_life", "power")
+    undecayed: ClassVar[tuple[str, ...]] = (*CausalTSSA.undecayed, "power")
     State = MixtureState  # type: ignore[assignment]
 
     def __init__(
@@ -61,7 +62,7 @@ class CausalMixture(CausalTSSA):
         proj_drop: float = 0.0,
         clamp_positions: bool = False,
         learn_decay: bool = False,
-        options: MixtureOptions = MixtureOptions(),  # noqa: B008 (frozen)
+        options: MixtureOptions = MixtureOptions(),
     ) -> None:
         super().__init__(
             dim, num_heads, bias, max_positions, decay, attn_drop, proj_drop, None, clamp_positions, learn_decay

@@ -42,7 +42,9 @@ class CausalSoftmax(nn.Module):
         super().__init__()
         self.dim, self.num_heads, self.head_dim = dim, num_heads, head_dim("CausalSoftmax", dim, num_heads)
         if rotary and self.head_dim % 2:
-            raise ValueError(f"CausalSoftmax turns pairs of features, got D = {self.head_dim}; choose an even dim / heads")
+            raise ValueError(
+                f"CausalSoftmax turns pairs of features, got D = {self.head_dim}; choose an even dim / heads"
+            )
         self.attn_drop, self.rotary, self.rotary_base = attn_drop, rotary, rotary_base
         self.in_proj = Linear(dim, (3 + output_gate) * dim, bias=bias)
         self.readout = Readout(num_heads, self.head_dim, output_gate, head_norm)

@@ -26,15 +26,12 @@ class ShortConv(nn.Module):
         super().__init__()
         if width < 2:
             raise ValueError(f"ShortConv expects a width of at least 2 tokens, got {width}; leave it out instead")
-        self.width = width
-        self.weight = nn.Parameter(torch.zeros(width, dim))
-        self.reset()
+        self.dim, self.width = dim, width
+        self.weight = nn.Parameter(self.identity())
 
-    def reset(self) -> None:
-        """The weights of the identity."""
-        with torch.no_grad():
-            self.weight.zero_()
-            self.weight[0] = 1
+    def identity(self) -> Tensor:
+        """The weights [K, C] that change nothing."""
+        return torch.cat([torch.ones(1, self.dim), torch.zeros(self.width - 1, self.dim)])
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None, tail: Tensor | None = None

@@ -1,4 +1,4 @@
-"""What causal layers remember between calls, besides tost.ops.TSSAState: named tuples of tensors, values all of them."""
+"""What causal layers remember between calls, besides the operators' states: named tuples of tensors."""
 
 # B batch, T tokens so far, H heads, D features per head, C = H*D, K width of a convolution
 

@@ -8,7 +8,8 @@ means keeps first moments too, and its step is taken from the mean (docs/math.md
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,7 +59,8 @@ def causal_mixture(
     """Causal token statistics of `values` around their group means, O(N H D) time, O(H D) state.
 
         pi_t as in `causal_tssa`, from w       P_t = l P_{t-1} + pi_t       F_t = l F_{t-1} + pi_t v_t
-        S_t = l S_{t-1} + pi_t v_t^2           mu = F_t / P_t               y_t = -pi_t (v_t - mu) / (1 + S_t / P_t - mu^2)
+        S_t = l S_{t-1} + pi_t v_t^2           mu = F_t / P_t
+        y_t = -pi_t (v_t - mu) / (1 + S_t / P_t - mu^2)
 
     w, values: [B, N, H, D].  temperature: [H], or by token [B or 1, N, H].
     centred=False: mu = 0; with values = w this is `causal_tssa`.
@@ -68,7 +70,13 @@ def causal_mixture(
     Returns y [B, N, H, D] in w's dtype, and with `return_state` also the state after the last token.
     Raises ValueError if shapes or dtypes disagree.
     """
-    checks.check_call("causal_mixture", w, temperature if temperature.ndim == 1 else temperature[0, 0], mask, cu_seqlens)
+    by_head = temperature if temperature.ndim == 1 else temperature.new_empty(temperature.shape[-1:])
+    checks.check_call("causal_mixture", w, by_head, mask, cu_seqlens)
+    if temperature.ndim != 1 and temperature.shape not in (w.shape[:3], (1, *w.shape[1:3])):
+        raise ValueError(
+            f"causal_mixture expects temperature [H] or [{w.shape[0]} or 1, {w.shape[1]}, {w.shape[2]}], got "
+            f"{list(temperature.shape)}"
+        )
     checks.check_causal(w, position_bias, decay, cu_seqlens, None)
     if values.shape != w.shape or values.dtype != w.dtype:
         raise ValueError(
@@ -85,10 +93,16 @@ def causal_mixture(
         )
     seen = None if state is None else state.length
     bias = None if position_bias is None else bias_by_token(position_bias, w, mask, cu_seqlens, seen)
-    sums = (None,) * 4 if state is None else state[:4]
+    sums: Any = (None,) * 4 if state is None else state[:4]
     run = _reference if backend == "reference" else _eager
-    y, *ends = run(w, values, temperature, centred, full, bias, decay, mask, cu_seqlens, *sums)
-    return (y, MixtureState(*ends, length_after(w, mask, cu_seqlens, seen))) if return_state else y
+    y, energy, first, second_sum, mass = run(
+        w, values, temperature, centred, full, bias, decay, mask, cu_seqlens, *sums
+    )
+    return (
+        (y, MixtureState(energy, first, second_sum, mass, length_after(w, mask, cu_seqlens, seen)))
+        if return_state
+        else y
+    )
 
 
 def _eager(
@@ -109,13 +123,7 @@ def _eager(
     with no_autocast(w.device.type):
         x, v = zero_masked(w, mask), zero_masked(values, mask)
         t, decay = temperature.to(x.dtype), None if decay is None else decay.to(x.dtype)
-        if decay is not None and mask is None and cu_seqlens is None:
-            constant = decay  # the same for every token
-
-            def total(z: Tensor, base: Tensor | None) -> tuple[Tensor, Tensor]:
-                return decayed_sum(z, constant, base)
-        else:
-            total = recurrence_of(w.shape, decay, mask, cu_seqlens).forward
+        total = _running(w.shape, decay, mask, cu_seqlens)
         p = x.square()
         a, energy = total(p, energy)
         score = (p / a.clamp_min(CAUSAL_FLOOR)).sum(-1)
@@ -134,6 +142,15 @@ def _eager(
         y = -pi * _step(v - mean, mean, sums[..., D:-1] / Q, full)
         ends = (energy, end[..., :D], end[..., D:-1].unflatten(-1, second_shape(D, full)), end[..., -1])
         return y.to(w.dtype), *ends
+
+
+def _running(
+    shape: torch.Size, decay: Tensor | None, mask: Tensor | None, cu_seqlens: Tensor | None
+) -> Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+    """The running sum over tokens of every sequence, of (x [B, N, H, ...], its value before them)."""
+    if decay is not None and mask is None and cu_seqlens is None:
+        return lambda x, base: decayed_sum(x, decay, base)  # the same decay at every token
+    return recurrence_of(shape, decay, mask, cu_seqlens).forward
 
 
 def second_shape(D: int, full: bool) -> tuple[int, ...]:

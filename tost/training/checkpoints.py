@@ -40,7 +40,7 @@ def check_readable(checkpoint: Path) -> None:
             if path.suffix == ".safetensors":
                 with safetensors.safe_open(path, framework="pt"):
                     pass
-            elif path.name in ("optimizer.pt", "scheduler.pt"):
+            elif path.name in ("optimizer.pt", "scheduler.pt") or path.suffix == ".bin":
                 torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # every format has its own kind
         raise ValueError(

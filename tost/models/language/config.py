@@ -19,20 +19,20 @@ class ToSTConfig(PreTrainedConfig):
 
     max_position_embeddings L: rows of the learned positions [L, C] and of each layer's position bias [H, L].
     position_mode: what happens at token L + 1. "learned", as published: ValueError. "clamped": it and all later tokens
-    reuse the last row of both tables. "rotary": softmax layers turn queries and keys instead, tssa layers need nothing.
-    "none": nothing.
+    reuse the last row of both tables. "rotary": softmax layers turn queries and keys instead, tssa
+    layers need nothing.  "none": nothing.
     layer_scale_init: the initial factor of every residual branch, None for no factors.  dropout: as GPT-2, after the
     embedding, on 1 / (1 + m), and at the end of both branches.
 
     Options beyond the paper, all off by default; docs/math.md has their equations:
     mixer: "tssa", "softmax" (GPT-2's), "none" or "token" (controls without memory); a list is repeated over the layers.
     conv_width: a causal convolution of so many tokens before every mixer (0: none).
-    half_lives: tokens after which a head's statistics count half (0: never forget); the list is repeated over the heads.
+    half_lives: tokens after which a head's statistics count half (0: never forget), repeated over the heads.
     learn_decay: the half-lives are learned, and these their initial values.
     separate_values, group_means, full_covariance, length_temperature: of tssa layers (tost.nn.causal_mixture).
     output_gate, head_norm: of every mixer (tost.nn.readout).
-    norm: "layer" or "rms".  mlp: "gelu" or "swiglu", of intermediate_size hidden features (None: 4 C; swiglu: 8 C / 3), a
-    list is repeated over the layers.
+    norm: "layer" or "rms".  mlp: "gelu" or "swiglu".
+    intermediate_size: hidden features of the MLP, or a list repeated over the layers (None: 4 C; swiglu: 8 C / 3).
     Raises ValueError for sizes that don't divide and for options out of range.
     """
 
@@ -97,9 +97,13 @@ class ToSTConfig(PreTrainedConfig):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"ToSTConfig expects dropout in [0, 1), got {self.dropout}")
         if self.conv_width < 0 or self.conv_width == 1:
-            raise ValueError(f"ToSTConfig expects conv_width of 2 tokens at least, or 0 for none, got {self.conv_width}")
+            raise ValueError(
+                f"ToSTConfig expects conv_width of 2 tokens at least, or 0 for none, got {self.conv_width}"
+            )
         if self.learn_decay and not self.half_lives:
-            raise ValueError("ToSTConfig learns half-lives from their initial values; give half_lives, such as [4, 16, 64]")
+            raise ValueError(
+                "ToSTConfig learns half-lives from their initial values; give half_lives, such as [4, 16, 64]"
+            )
         for tokens in self.half_lives or ():
             if tokens < 0 or (self.learn_decay and not tokens):
                 raise ValueError(

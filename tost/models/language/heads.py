@@ -22,8 +22,8 @@ class ToSTForCausalLM(ToSTPreTrainedModel, GenerationMixin):
     """ToSTModel and a projection to the vocabulary, by default its transposed embedding.
 
     input_ids [B, N] -> logits [B, N, V], and with labels [B, N] (-100: not counted) the mean loss of the next tokens.
-    The labels are shifted inside: labels=input_ids is right for a text without padding. With cu_seqlens the first token of
-    every document is not counted.
+    The labels are shifted inside: labels=input_ids is right for a text without padding. With cu_seqlens the first
+    token of every document is not counted.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012 (transformers reads a dict)

@@ -59,7 +59,7 @@ def real_tokens(attention_mask: Tensor | None, x: Tensor, past: StateLayer | Non
 
 
 def check_packing(cu_seqlens: Tensor, B: int, N: int, past: Any, use_cache: bool | None) -> None:
-    """Raise ValueError unless cu_seqlens are boundaries of documents packed into a batch [B, N], and no cache is asked."""
+    """Raise ValueError unless cu_seqlens are boundaries of documents packed into [B, N], and no cache is asked for."""
     if past is not None or use_cache:
         raise ValueError("ToSTModel keeps no cache of packed documents; pass them one batch row each, padded")
     if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
@@ -71,7 +71,7 @@ def check_packing(cu_seqlens: Tensor, B: int, N: int, past: Any, use_cache: bool
         rising = all(a <= b for a, b in zip(bounds, bounds[1:]))
         if not rising or not {row * N for row in range(B + 1)} <= set(bounds) or bounds[-1] != B * N:
             raise ValueError(
-                f"ToSTModel expects cu_seqlens that rise from 0 to {B * N} and hold every row's start, a multiple of {N}"
+                f"ToSTModel expects cu_seqlens that rise from 0 to {B * N} and hold every row's start, multiples of {N}"
             )
 
 

@@ -38,7 +38,7 @@ class ToSTPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values", "past"]  # noqa: RUF012
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
+    def _init_weights(self, module: Any) -> None:
         """GPT-2's: normal weights, and the two projections that end a branch smaller by sqrt(2 * layers)."""
         super()._init_weights(module)
         if isinstance(module, (CausalTSSA, CausalToken)):
@@ -53,17 +53,17 @@ class ToSTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, Readout) and module.head_weight is not None:
             init.ones_(module.head_weight)
         elif isinstance(module, ShortConv):
-            init.zeros_(module.weight)
-            init.ones_(module.weight[0])
+            init.copy_(module.weight, module.identity())
         elif isinstance(module, ToSTBlock):
             std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
-            for last in (module.mixer.out_proj, module.mlp.fc2):
+            mixer: Any = module.mixer
+            for last in (mixer.out_proj, module.mlp.fc2):
                 init.normal_(last.weight, mean=0.0, std=std)
             for gamma in (module.gamma1, module.gamma2):
-                if gamma is not None:
+                if gamma is not None and self.config.layer_scale_init is not None:
                     init.constant_(gamma, self.config.layer_scale_init)
 
-    def get_position_embeddings(self) -> nn.Module | None:
+    def get_position_embeddings(self) -> nn.Module | None:  # type: ignore[override]
         return self.base_model.positions  # type: ignore[return-value]
 
     @torch.no_grad()
@@ -134,7 +134,7 @@ class ToSTModel(ToSTPreTrainedModel):
         own position bias always counts them.
         past_key_values: a cache to go on from; it is advanced in place.  use_cache: whether to return one; by default
         config.use_cache, and False in training.
-        cu_seqlens: [S + 1] int, the boundaries of packed documents among the B N tokens read row by row; 0, N, 2N, ... are
+        cu_seqlens: [S + 1] int, the boundaries of packed documents among the B N tokens read row by row, the rows' own
         among them. No document sees another, positions restart in each. No cache then.
         """
         check_input(self.config, input_ids, inputs_embeds, output_attentions)
