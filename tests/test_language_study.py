@@ -1,4 +1,4 @@
-"""The study's contestants are what they say: equal sizes, options that the models know, answers that stand in the text."""
+"""The study's contestants are what they say: equal sizes, options that models know, answers that can be known."""
 
 import pytest
 import torch
@@ -43,11 +43,12 @@ def test_training_data_is_the_same_every_time_and_differs_by_seed():
 
 
 def test_share_of_the_gap():
-    losses = {"none": [3.0, 3.2], "none-gated": [3.0], "softmax": [2.0, 2.2], "forget": [2.6], "linear": [2.1]}
+    losses = {"none": [3.0, 3.2], "softmax": [2.0, 2.2], "forget": [2.6]}
+    losses |= {"none-gated": [2.8], "softmax-gated": [1.8], "linear": [2.3]}
     assert gap_share("softmax", losses, "small") == pytest.approx(1)
     assert gap_share("none", losses, "small") == pytest.approx(0)
     assert gap_share("forget", losses, "small") == pytest.approx(0.5)
-    assert gap_share("linear", losses, "small") == pytest.approx(1)
+    assert gap_share("linear", losses, "small") == pytest.approx(0.5)  # the gated have ends of their own
     assert gap_share("paper", losses, "small") is None  # no convolution: another comparison
     rows = [{"variant": "tssa", "size": "small", "loss": "1.5"}, {"variant": "none", "size": "medium", "loss": "2"}]
     assert grouped(rows, "loss", "small") == {"tssa": [1.5]}

@@ -1,8 +1,9 @@
 """The language study: `python -m benchmarks.language_study run`, then `... table`; docs/results.md says what it found.
 
-run    train what is missing, several at a time; a stopped run goes on from its checkpoint
-recall train the recall tasks that are missing
-table  the tables and pictures of what is there
+run        train what is missing, several at a time; a stopped run goes on from its checkpoint
+recall     train the recall tasks that are missing
+positions  what the kinds of positions do beyond the trained length, of runs that are there
+table      the tables and the picture of what is there
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 from tqdm import tqdm
 
+from benchmarks.language_study.positions import positions
 from benchmarks.language_study.recall import recall
 from benchmarks.language_study.tables import table
 from benchmarks.language_study.variants import MAIN, SIZES, VARIANTS, options_of
@@ -69,4 +71,4 @@ def train(folder: Path, size: str, name: str, seed: int, steps: int) -> str:
 
 
 if __name__ == "__main__":
-    auto_cli([run, recall, table], prog="python -m benchmarks.language_study")
+    auto_cli([run, recall, positions, table], prog="python -m benchmarks.language_study")

@@ -27,7 +27,7 @@ from tost.training.language import text_options
 
 HERE = Path(__file__).parent
 PICTURE = HERE.parents[1] / "docs" / "images" / "language-study.png"
-SHOWN = ("none-gated", "forget", "linear", "softmax", "hybrid-linear")
+SHOWN = ("none-gated", "forget", "linear", "softmax-gated", "hybrid-linear")
 BINS = 8  # parts of the context over which the loss is shown
 
 
@@ -103,11 +103,12 @@ def markdown(size: str, rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def gap_share(name: str, losses: Mapping[str, Sequence[float]], size: str) -> float | None:
-    """How far from its control, nothing between tokens, to softmax in all layers: 0 is the control, 1 is softmax."""
-    control = "none-gated" if options_of(name, size).get("output_gate") else "none"
-    if control not in losses or "softmax" not in losses or not VARIANTS[name].options.get("conv_width"):
+    """How far from nothing between tokens (0) to softmax in all layers (1), both with the same gate and convolution."""
+    gated = "-gated" if options_of(name, size).get("output_gate") else ""
+    control, best = f"none{gated}", f"softmax{gated}"
+    if control not in losses or best not in losses or not VARIANTS[name].options.get("conv_width"):
         return None
-    low, high = statistics.mean(losses[control]), statistics.mean(losses["softmax"])
+    low, high = statistics.mean(losses[control]), statistics.mean(losses[best])
     return (low - statistics.mean(losses[name])) / (low - high)
 
 

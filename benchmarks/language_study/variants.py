@@ -27,6 +27,7 @@ VARIANTS = {
     # without convolution: the published operator and GPT-2
     "paper": Variant("the paper's TSSA", {"position_mode": "learned"}),
     "paper-orderless": Variant("the paper's TSSA without positions", {"position_mode": "none"}),
+    "paper-orderless": Variant("the paper's TSSA without positions", {"position_mode": "none"}),
     "gpt2": Variant("softmax, learned positions (GPT-2)", {"position_mode": "learned"}, ("softmax",)),
     # every other has a convolution of four tokens, and rotary positions in its softmax layers
     "softmax": Variant("softmax", CONV, ("softmax",)),
@@ -68,7 +69,17 @@ VARIANTS = {
         "'linear', RMSNorm and SwiGLU", {**CONV, **FORGET, **MEANS, **GATED, "norm": "rms", "mlp": "swiglu"}
     ),
 }
-MAIN = ("softmax", "none", "none-gated", "token-gated", "forget", "linear", "hybrid-linear", "hybrid-linear-none")
+MAIN = (
+    "softmax-gated",
+    "none-gated",
+    "linear",
+    "hybrid-linear",
+    "hybrid-linear-none",
+    "softmax",
+    "none",
+    "forget",
+    "token-gated",
+)
 SIZES = {"small": {"hidden_size": 64}, "medium": {"hidden_size": 128}}
 
 

@@ -1,7 +1,7 @@
 """`tost ARGUMENTS` in a process of `accelerate launch`, fully sharded (FSDP2) on the CPU.
 
-accelerate shards between accelerators alone and silently takes DDP between CPUs, so it is told that these are some. Prints
-which modules were sharded.
+accelerate shards between accelerators alone and silently takes DDP between CPUs, so it is told that these are some.
+Prints which modules were sharded.
 """
 
 import functools

@@ -44,7 +44,7 @@ def decode_records(plan: Plan) -> list[Record]:
         steps[context], states[context] = _tost_step(ours, plan.size, context)
     first = plan.contexts[0]
     theirs = published_model(plan.size, first)
-    calls: dict[Any, Call] = {context: step for context, step in steps.items()}
+    calls: dict[Any, Call] = dict(steps)
     calls["published"] = _recompute(theirs, random_text(plan.size, first))
     samples = paired(calls, plan.rounds, plan.seconds, plan.rounds)
     records = [

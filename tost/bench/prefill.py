@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
+from typing import Any
 
 import torch
 

@@ -111,6 +111,9 @@ class LanguageTask(Task):
 
     def save(self, trainer: Any, folder: Path) -> None:
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # whole tensors also where they are sharded
+        if self.model.config.tie_word_embeddings:
+            for name in self.model._tied_weights_keys:  # gathered shards no longer share memory
+                state.pop(name, None)
         if trainer.args.process_index == 0:
             with publish_files(folder) as staging:
                 self.model.save_pretrained(str(staging), state_dict=state)
