@@ -50,8 +50,8 @@ def test_version(capsys):
         (["evaluate"], "run"),
         (["evaluate", ".", "--jsn"], "unknown option --jsn, did you mean --json?"),
         (["models", "tost_smal_*"], "no model matches"),
-        (["bench", "op"], "unknown command 'bench op', did you mean bench ops or bench vision?"),
-        (["bench"], "unknown command 'bench', did you mean bench ops or bench vision?"),
+        (["bench", "op"], "unknown command 'bench op', did you mean bench ops or bench vision or bench language?"),
+        (["bench"], "unknown command 'bench', did you mean bench ops or bench vision or bench language?"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )

@@ -27,7 +27,6 @@ VARIANTS = {
     # without convolution: the published operator and GPT-2
     "paper": Variant("the paper's TSSA", {"position_mode": "learned"}),
     "paper-orderless": Variant("the paper's TSSA without positions", {"position_mode": "none"}),
-    "paper-orderless": Variant("the paper's TSSA without positions", {"position_mode": "none"}),
     "gpt2": Variant("softmax, learned positions (GPT-2)", {"position_mode": "learned"}, ("softmax",)),
     # every other has a convolution of four tokens, and rotary positions in its softmax layers
     "softmax": Variant("softmax", CONV, ("softmax",)),

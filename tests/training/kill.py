@@ -1,6 +1,6 @@
 """Trains in forked children and kills them with SIGKILL at chosen file operations in the run's folder.
 
-    python kill.py FOLDER SETTINGS(JSON)   -> prints {"kills": [...what each child was doing...]}
+    python kill.py RECIPE FOLDER SETTINGS(JSON)   -> prints {"kills": [...what each child was doing...]}
 
 One process imports everything once; a child is cheap.
 """
@@ -16,15 +16,15 @@ import torch
 from tost.training import train
 
 torch.set_num_threads(1)  # no thread pool before the forks
-for module in ("tost.training.engine", "tost.training.vision", "tost.training.callbacks", "kornia.augmentation.auto"):
-    importlib.import_module(module)
-for module in ("sklearn.datasets", "numba"):
+for module in ("engine", "vision", "language", "callbacks"):
+    importlib.import_module(f"tost.training.{module}")
+for module in ("kornia.augmentation.auto", "sklearn.datasets", "numba"):
     importlib.import_module(module)
 
 TOUCHES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "tempfile.mkstemp"}
 
 
-def child(settings, moment=None, log=None):
+def child(recipe, settings, moment=None, log=None):
     """Train in a child that dies at its `moment`-th touch of the run's folder; True if it finished."""
     process = os.fork()
     if process:
@@ -47,19 +47,19 @@ def child(settings, moment=None, log=None):
     try:
         if moment is not None:
             sys.addaudithook(watch)
-        train("vision-digits", **settings)
+        train(recipe, **settings)
         code = 0
     finally:
         sys.stdout.flush()
         os._exit(code)
 
 
-def main(folder, settings):
+def main(recipe, folder, settings):
     settings = {**settings, "run.folder": folder}
-    child({**settings, "run.name": "whole"})
+    child(recipe, {**settings, "run.name": "whole"})
     read, write = os.pipe()
     moment, kills = 2, 0
-    while not child({**settings, "run.name": "killed"}, moment, write):
+    while not child(recipe, {**settings, "run.name": "killed"}, moment, write):
         kills += 1
         moment += 5 + kills % 4
     os.close(write)
@@ -68,4 +68,4 @@ def main(folder, settings):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))
+    main(*sys.argv[1:3], json.loads(sys.argv[3]))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.training import test_language as language
 from tests.training.conftest import TINY
 from tost.training import train
 
@@ -19,10 +20,9 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 
 
-def test_killed_runs_end_in_the_same_bits(tmp_path):
-    settings = {**TINY, "optim.ema": 0.9, "augment.mixup": 0.8, "augment.erasing": 0.25, "model.drop_path_rate": 0.2}
-    settings["run.checkpoint_epochs"] = 0.5
-    script = [sys.executable, str(Path(__file__).with_name("kill.py")), str(tmp_path), json.dumps(settings)]
+def killed_often(recipe, settings, tmp_path):
+    """(undisturbed run, run that was killed at many file operations and went on each time)."""
+    script = [sys.executable, str(Path(__file__).with_name("kill.py")), recipe, str(tmp_path), json.dumps(settings)]
     result = subprocess.run(script, capture_output=True, text=True, env=environment(), timeout=250)
     assert result.returncode == 0, result.stderr[-2000:]
     kills = json.loads(result.stdout)["kills"]
@@ -30,8 +30,24 @@ def test_killed_runs_end_in_the_same_bits(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for name in ("model.safetensors", "metrics.jsonl"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), f"{name} differs after {kills}"
-    assert sorted(p.name for p in (killed / "checkpoints").iterdir()) == ["checkpoint-15", "checkpoint-20"]
     assert not list(killed.glob(".*"))
+    return whole, killed
+
+
+def test_killed_runs_end_in_the_same_bits(tmp_path):
+    settings = {**TINY, "optim.ema": 0.9, "augment.mixup": 0.8, "augment.erasing": 0.25, "model.drop_path_rate": 0.2}
+    settings["run.checkpoint_epochs"] = 0.5
+    _, killed = killed_often("vision-digits", settings, tmp_path)
+    assert sorted(p.name for p in (killed / "checkpoints").iterdir()) == ["checkpoint-15", "checkpoint-20"]
+
+
+def test_killed_language_runs_end_in_the_same_bits(tmp_path):
+    text = str(language.corpus(tmp_path / "text"))
+    settings = {**language.TINY, "data.path": text, "run.steps": 15, "run.checkpoint_steps": 5}
+    settings |= {"data.tokenizer": "bpe", "data.vocab_size": 300}
+    whole, killed = killed_often("lm-stdlib", settings, tmp_path)
+    for name in ("tokenizer.json", "data.json", "generation_config.json"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes()
 
 
 @pytest.mark.parametrize("limit", [40_000, 100_000], ids=["weights", "optimiser"])

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
-from typing import Any
 
 import torch
 

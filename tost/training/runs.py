@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,9 @@ from tost.training.recipe_language import LanguageRecipe
 from tost.training.settings import AnyRecipe, load_recipe
 
 CONFIG, SUMMARY, METRICS, CHECKPOINTS = "config.yaml", "summary.json", "metrics.jsonl", "checkpoints"
+_PART = re.compile(
+    r"\.(config\.yaml|config\.json|data\.json|metrics\.jsonl|summary\.json|model\.safetensors)\.[0-9a-f]{8}\.part"
+)
 # Settings that change where and how fast a run goes, not what comes out of it.
 HARMLESS = {
     "description",
@@ -77,6 +81,9 @@ def check_same(folder: Path, recipe: AnyRecipe) -> None:
 
 def prepare_folder(folder: Path, recipe: AnyRecipe) -> None:
     """Make the run's folder, or check that the run in it is of this recipe; with run.overwrite, empty it first."""
+    for left in folder.glob(".*.part") if folder.exists() else ():  # of a file that a killed process was writing
+        if _PART.fullmatch(left.name):
+            left.unlink(missing_ok=True)
     if folder.exists() and any(folder.iterdir()):
         if not (folder / CONFIG).is_file():
             raise ValueError(f"{folder} holds files that are no run of `tost train`; choose another --run.name")

@@ -11,12 +11,11 @@ import urllib.request
 
 import pytest
 
-from tests.textmodels import TEXT, save_model
+from tests.textmodels import PROMPT, TEXT, save_model
 from tost.cli import main
 from tost.generation import Sampling, generate_text
 
 pytest.importorskip("uvicorn")
-PROMPT = "the cat sat"
 
 
 @pytest.fixture(scope="module")
