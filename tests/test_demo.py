@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 
 import pytest
 import torch
 
 from tost.bench.ops import Result
-from tost.demo import demo, page, parts
-from tost.demo.run import part
+from tost.demo import demo, language_page, language_parts, page, parts
+from tost.demo.run import Options, part, run
 
 pytest.importorskip("transformers")
 pytest.importorskip("matplotlib")
@@ -27,7 +29,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
-    demo(out, bench=False, epochs=0.2)
+    demo(out, bench=False, language=False, epochs=0.2)
     return out
 
 
@@ -58,21 +60,21 @@ def test_accuracy_is_the_evaluation_of_the_run(folder, capsys):
 def test_a_second_run_trains_nothing_and_says_the_same(folder, capsys):
     weights = folder / "digits" / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    demo(folder, bench=False, epochs=0.2)
+    demo(folder, bench=False, language=False, epochs=0.2)
     told = capsys.readouterr().out
     assert weights.stat().st_mtime_ns == before
-    assert "[6/6]" in told and f"report   {(folder / 'report.html').resolve()}" in told
-    assert told.rstrip().splitlines()[-4:] == ["next:", *(f"  {command}" for command in page.next_commands(folder))]
+    assert "[5/5]" in told and f"report   {(folder / 'report.html').resolve()}" in told
+    assert told.rstrip().splitlines()[-4:] == ["next:", *(f"  {c}" for c in page.next_commands(folder, False))]
 
 
 def test_another_recipe_in_the_folder_is_refused_by_the_training_part(folder, capsys):
     with pytest.raises(ValueError, match="epochs"):
-        demo(folder, bench=False, epochs=0.3)
+        demo(folder, bench=False, language=False, epochs=0.3)
     assert "stopped in part 1, training" in capsys.readouterr().err
 
 
 def test_a_failing_part_says_which(capsys):
-    with pytest.raises(OSError, match="full"), part(3, "compression rate"):
+    with pytest.raises(OSError, match="full"), part(3, 5, "compression rate"):
         raise OSError("disk full")
     assert capsys.readouterr().err == "tost demo: stopped in part 3, compression rate\n"
 
@@ -116,3 +118,95 @@ def test_tiles_compare_the_largest_size_that_both_ran():
     assert "4,096" in facts[0][1] and "1,024" in facts[2][1]
     few = [row for row in times if row["N"] == 1024]
     assert len(page.bench_tiles({"times": few, "memory": []})) == 0
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Settings of the language recipe that take seconds: a text of a small grammar, a small model, few steps."""
+    folder, chance = tmp_path_factory.mktemp("text"), random.Random(0)
+    for i in range(40):
+        names = [chance.choice(["alpha", "beta", "gamma", "delta"]) for _ in range(40)]
+        (folder / f"{i}.py").write_text("".join(f"def {name}(x):\n    return x + {len(name)}\n" for name in names))
+    return {
+        "data.source": "files",
+        "data.path": str(folder),
+        "data.tokenizer": "bytes",
+        "data.context": 32,
+        "data.validation": 0.1,
+        "data.test": 0.1,
+        "model.options": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "layer_scale_init": 1.0},
+        "optim.warmup_steps": 5,
+        "run.steps": 30,
+        "run.checkpoint_steps": 30,
+    }
+
+
+@pytest.fixture(scope="module")
+def both(folder, text):
+    """The whole demo, in the folder of its vision half."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language_parts, "CONTEXTS", (32, 256, 1024))
+        return run(Options(folder, bench=False, epochs=0.2, text=text))
+
+
+def test_the_language_half_has_its_files_and_its_sections(both, folder):
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"language", "language-softmax", "bits.json", "growth.json", "growth.png", "growth.csv"}
+    page_text = (folder / "report.html").read_text("utf-8")
+    assert page_text.count("data:image/png") == 8 and "<script" not in page_text
+    for told in ("Writing code", "What a long context costs", "gzip -9", "tost generate", "bits for a byte"):
+        assert told in page_text
+
+
+def test_the_counterpart_differs_in_its_mixer_alone(both, folder):
+    ours, theirs = (json.loads((folder / name / "config.json").read_text()) for name in ("language", "language-softmax"))
+    changed = {key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)}
+    assert changed == {"mixer", "layer_scale_init"} and theirs["mixer"] == "softmax"
+
+
+def test_bits_are_those_of_the_evaluation_and_of_gzip(both, folder, text):
+    from tost.data.text import held_out_text
+    from tost.evaluation import evaluate
+    from tost.training import load_recipe
+    from tost.training.language import text_options
+
+    found = both["bits"]
+    assert found["models"]["tost"]["bits"] == pytest.approx(evaluate(folder / "language")["bits_per_byte"])
+    _, held = held_out_text(text_options(load_recipe(str(folder / "language" / "config.yaml"))))
+    bits = {one["name"]: one["bits"] for one in found["compressors"]}
+    assert found["bytes"] == len(held.encode())
+    assert bits["gzip -9"] == pytest.approx(8 * len(gzip.compress(held.encode(), 9)) / len(held.encode()))
+    assert 0 < bits["xz -9 that has seen the training text"] < bits["xz -9"]
+
+
+def test_the_state_is_flat_and_the_cache_is_not(both):
+    size = {(r["contestant"], r["context"]): r["state_bytes"] for r in both["growth"]}
+    assert size["tost", 32] == size["tost", 1024] and size["softmax", 1024] > 20 * size["softmax", 32]
+    factor, _ = language_page.tiles(both)[1]
+    assert float(factor[:-1].replace(",", "")) == pytest.approx(size["softmax", 1024] / size["tost", 1024], abs=0.5)
+
+
+def test_the_sample_goes_on_from_the_prompt(both):
+    assert both["sample"].startswith("def ") and len(both["sample"]) > len("def ")
+
+
+def test_a_second_run_trains_and_measures_nothing_of_the_language_half(both, folder, text, monkeypatch):
+    weights = [folder / name / "model.safetensors" for name in ("language", "language-softmax")]
+    before = [path.stat().st_mtime_ns for path in weights]
+    monkeypatch.setattr(language_parts, "CONTEXTS", (32, 256, 1024))
+    for name in ("_model_bits", "_compressor_bits"):
+        monkeypatch.setattr(language_parts, name, lambda *_: pytest.fail("measured again"))
+    again = run(Options(folder, bench=False, epochs=0.2, text=text))
+    assert [path.stat().st_mtime_ns for path in weights] == before
+    assert again["growth"] == both["growth"] and again["bits"] == both["bits"]
+
+
+def test_what_was_kept_is_used_for_the_same_key_only(tmp_path):
+    path, asked = tmp_path / "kept.json", iter(range(9))
+    measure = lambda: next(asked)  # noqa: E731
+    assert [language_parts.reuse(path, key, measure) for key in ({"a": (1,)}, {"a": [1]}, {"a": 2}, {"a": [1]})] == [
+        0,
+        0,
+        1,
+        2,
+    ]

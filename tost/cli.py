@@ -27,7 +27,7 @@ COMMANDS = {
     "evaluate": Command("tost.evaluation.command:evaluate", "how good a run is on images or text it has not seen"),
     "generate": Command("tost.generation.command:generate", "write on from a prompt"),
     "serve": Command("tost.generation.serve:serve", "answer clients of the OpenAI protocol"),
-    "demo": Command("tost.demo:demo", "train on scikit-learn's digits and show the model at work, in two minutes"),
+    "demo": Command("tost.demo:demo", "train on scanned digits and on source code, and show the models at work"),
     "bench ops": Command("tost.bench.ops:bench_ops", "time and memory of the operator beside its rivals"),
     "bench vision": Command("tost.bench.vision:bench_vision", "a whole vision model beside the published one"),
     "bench language": Command(

@@ -21,10 +21,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads that wait for each other slow a model this small
-    yield train("vision-digits", **{**SETTINGS, "run.folder": str(tmp_path_factory.mktemp("runs"))})
-    torch.set_num_threads(threads)
+    return train("vision-digits", **{**SETTINGS, "run.folder": str(tmp_path_factory.mktemp("runs"))})
 
 
 def test_accuracy_is_the_summarys_and_follows_the_weights(run, tmp_path):

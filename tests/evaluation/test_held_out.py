@@ -26,8 +26,6 @@ def write_documents(folder):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads that wait for each other slow a model this small
     settings = {
         "model.options": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "layer_scale_init": 1.0},
         "data.path": str(write_documents(folder / "text")),
@@ -40,8 +38,7 @@ def run(tmp_path_factory):
         "run.checkpoint_steps": 30,
         "run.folder": str(folder / "runs"),
     }
-    yield train("lm-text", **settings)
-    torch.set_num_threads(threads)
+    return train("lm-text", **settings)
 
 
 @torch.no_grad()

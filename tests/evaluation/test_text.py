@@ -235,5 +235,5 @@ def test_a_models_folder_needs_its_tokenizer(tmp_path, saved):
     small = type(model)(type(model.config)(**{**model.config.to_dict(), "vocab_size": 100}))
     small.save_pretrained(tmp_path / "other")
     words.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"the tokenizer has 3\d\d tokens, the model knows 100"):
+    with pytest.raises(ValueError, match=r"the tokenizer has \d+ tokens, the model knows 100"):
         evaluate(tmp_path / "other", data="lambada")

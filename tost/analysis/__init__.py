@@ -1,6 +1,7 @@
 """Figures and reports: pictures with their numbers beside them."""
 
 from tost.analysis.benchmark_figure import benchmark_figure
+from tost.analysis.growth_figure import growth_figure
 from tost.analysis.membership_figure import membership_figure
 from tost.analysis.rate_figure import fallen, rate_figure
 from tost.analysis.report import Report
@@ -14,6 +15,7 @@ __all__ = [
     "Theme",
     "benchmark_figure",
     "fallen",
+    "growth_figure",
     "membership_figure",
     "rate_figure",
     "save_csv",

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tost.bench.growth import decode_step
 from tost.bench.language_gate import next_token_loss
 from tost.bench.language_models import (
-    Size,
     cache_nbytes,
     gpt2_cache,
     gpt2_model,
@@ -23,14 +23,11 @@ from tost.bench.language_models import (
 )
 from tost.bench.language_plan import Plan
 from tost.bench.measure import paired, ratio
-from tost.bench.prefill import read
 from tost.bench.products import time_by_kind, usual_products
-from tost.models.language import state_nbytes
 
 Call = Callable[[], object]
 Record = dict[str, Any]
 MARGIN = 1024  # positions of GPT-2 beyond the context: the steps that are timed take some
-CHUNK = 2048  # of the prefill that makes our state
 WHOLE, BODY = "with logits of all tokens", "without the head"
 
 
@@ -41,7 +38,7 @@ def decode_records(plan: Plan) -> list[Record]:
     ours = tost_model(plan.size, None)
     steps, states = {}, {}
     for context in plan.contexts:
-        steps[context], states[context] = _tost_step(ours, plan.size, context)
+        steps[context], states[context] = decode_step(ours, random_text(plan.size, context))
     first = plan.contexts[0]
     theirs = published_model(plan.size, first)
     calls: dict[Any, Call] = dict(steps)
@@ -91,13 +88,6 @@ def _decode_beside_gpt2(plan: Plan, context: int, ours: Call, rival: Any) -> lis
         }
         for name in caches
     ]
-
-
-def _tost_step(model: Any, size: Size, context: int) -> tuple[Call, int]:
-    """A step of greedy decoding after a prefill, and the bytes of the state."""
-    cache = read(model, random_text(size, context), CHUNK)
-    token = torch.zeros(1, 1, dtype=torch.int64)
-    return lambda: token.copy_(model(token, past_key_values=cache).logits[:, -1:].argmax(-1)), state_nbytes(cache)
 
 
 def _gpt2_step(model: Any, cache: Any, context: int, static: bool) -> Call:

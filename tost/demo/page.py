@@ -12,8 +12,8 @@ from tost.bench.contestants import CONTESTANTS
 from tost.bench.tables import time_cell
 
 LEAD = (
-    "A small vision transformer whose attention compares no two tokens. It was trained on this machine just now; this "
-    "page shows what it learned, how its layers compress what they see, and what the operator costs."
+    "Small transformers whose attention compares no two tokens. They were trained on this machine just now; this page "
+    "shows what they learned, how the layers compress what they see, and what the operator costs."
 )
 MANY = 4096  # tokens from which on a ratio is worth a headline
 
@@ -27,8 +27,12 @@ def write(results: Mapping[str, Any], path: Path) -> None:
     heads(report, results["digits"], results["photo"])
     if "bench" in results:
         bench(report, results["bench"])
+    if "bits" in results:
+        from tost.demo.language_page import language
+
+        language(report, results)
     report.heading("Go on")
-    report.code("\n".join(next_commands(path.parent)))
+    report.code("\n".join(next_commands(path.parent, "bits" in results)))
     report.footer(
         f"Written {datetime.now():%Y-%m-%d %H:%M} by tost demo. The method: Token Statistics Transformer: Linear-Time "
         "Attention via Variational Rate Reduction, ICLR 2025, arXiv 2412.17810."
@@ -45,6 +49,10 @@ def tiles(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if "bench" in results:
         facts += bench_tiles(results["bench"])
+    if "bits" in results:
+        from tost.demo.language_page import tiles as language_tiles
+
+        facts += language_tiles(results)
     return facts
 
 
@@ -145,9 +153,11 @@ def bench(report: Report, found: Mapping[str, Any]) -> None:
         report.table(["", *(f"{size:,}" for size in sizes)], table, ours=[CONTESTANTS["cpu"].label])
 
 
-def next_commands(out: Path) -> list[str]:
-    """Three things to try."""
+def next_commands(out: Path, language: bool) -> list[str]:
+    """A few things to try."""
+    text = [f"tost generate {out / 'language'} --prompt 'class ' --stream"] if language else []
     return [
+        *text,
         f"tost evaluate {out / 'digits'}",
         "tost train vision-digits --run.name digits-softmax --model.mixer softmax",
         "tost bench vision --image_size 1024",

@@ -52,6 +52,13 @@ class RunTrainer(Trainer):
             own = self.task.predict(model, self._prepare_inputs(inputs))
         return super().prediction_step(model, inputs, *args, **kwargs) if own is None else own
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        """An epoch, unless the run went on from the checkpoint of its last step (transformers would take another)."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*args, **kwargs)
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch: seed its randomness, then forward, backward, and a check that the loss is a number."""
         step = self.state.global_step

@@ -1,0 +1,86 @@
+"""The language half of the demo's report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tost.analysis import Report
+from tost.demo.language_parts import LABELS, PROMPT
+
+
+def language(report: Report, found: Mapping[str, Any]) -> None:
+    """Bits per byte, a sample, and what the context costs."""
+    bits(report, found["bits"])
+    report.paragraph(f"What it writes after “{PROMPT}”, drawn at random at temperature 0.8:")
+    report.code(found["sample"])
+    growth(report, found["growth"], found["growth_figure"])
+
+
+def tiles(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The half's numbers at a glance."""
+    ours = found["bits"]["models"]["tost"]
+    kept = _by_context(found["growth"], "tost", "state_bytes")
+    context = max(kept)
+    theirs = _by_context(found["growth"], "softmax", "state_bytes")[context]
+    return [
+        (f"{ours['bits']:.2f}", "bits for a byte of source code that it has never seen"),
+        (f"{theirs / kept[context]:,.0f}x", f"less kept between two tokens than softmax keeps, {context:,} tokens"),
+    ]
+
+
+def bits(report: Report, found: Mapping[str, Any]) -> None:
+    """The models beside the compressors."""
+    ours, rival = found["models"]["tost"], found["models"]["softmax"]
+    report.heading("Writing code")
+    report.paragraph(
+        "The same operator in its causal form makes a language model: every token sees statistics of the tokens before "
+        "it. It was trained on the source of Python's own standard library as it lies on this machine, "
+        f"{found['training_bytes'] / 1e6:.0f} MB of it, once with token statistics and once, from the same code, with "
+        f"GPT-2's softmax attention, {ours['steps']:,} steps each. Some files were held out "
+        f"({found['bytes'] / 1e3:,.0f} kB): the fewer bits a model needs for a byte of them, the better it predicts them. "
+        "A compressor is such a predictor too."
+    )
+    rows = [
+        [
+            LABELS[name],
+            f"{one['bits']:.3f}",
+            f"{one['parameters'] / 1e6:.2f}M",
+            "" if one["seconds"] is None else f"{one['seconds']:.0f} s",
+        ]
+        for name, one in found["models"].items()
+    ]
+    rows += [[one["name"], f"{one['bits']:.3f}", "", ""] for one in found["compressors"]]
+    report.table(["", "bits per byte", "parameters", "training"], sorted(rows, key=lambda row: row[1]), [LABELS["tost"]])
+    better, lead = ("GPT-2's attention", ours["bits"] - rival["bits"]) if rival["bits"] < ours["bits"] else (
+        "ToST", rival["bits"] - ours["bits"]
+    )  # fmt: skip
+    report.paragraph(
+        f"After so short a training {better} is ahead by {lead:.2f} bits. A longer one, and the options that change the "
+        "comparison, are in docs/results.md. gzip and xz see the held-out files as one text, and nothing else, except in "
+        "the row that says so; what a model itself takes up is not counted, nor is the compressor's program."
+    )
+
+
+def growth(report: Report, records: list[dict[str, Any]], figure: Any) -> None:
+    """The flat line and the growing one."""
+    ours, rival = (_by_context(records, name, "ms") for name in ("tost", "softmax"))
+    first, last = min(ours), max(ours)
+    report.heading("What a long context costs")
+    report.paragraph(
+        "To write one more token, softmax attention goes over the keys and values of all tokens so far; token statistics "
+        "are a few sums, whatever the length. Measured with the two models above, taking turns: from "
+        f"{first:,} to {last:,} tokens of context, ToST takes {ours[last] / ours[first]:.2f} times as long for a token, "
+        f"its counterpart {rival[last] / rival[first]:.1f} times."
+    )
+    report.figure(
+        figure,
+        "One more token after a context, both axes logarithmic. Left: milliseconds. Right: what must be kept between two "
+        "tokens. Beyond the 256 positions of the training the last is used again; that changes the text, not the cost. "
+        "The counterpart's cache is copied as it grows, as transformers' usual cache is.",
+        wide=True,
+    )
+
+
+def _by_context(records: list[dict[str, Any]], name: str, key: str) -> dict[int, Any]:
+    return {r["context"]: r[key] for r in records if r["contestant"] == name}
