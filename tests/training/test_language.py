@@ -5,6 +5,7 @@ import math
 import random
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_micro_batches_weigh_their_tokens(tiny):
 )
 def test_how_long_a_run_is(tiny, settings, steps):
     recipe = load_recipe("lm-stdlib", {**tiny, "run.steps": None, **settings})
-    task = LanguageTask(recipe, __import__("pathlib").Path("nowhere"))
+    task = LanguageTask(recipe, Path("nowhere"))
     assert task.plan().steps == (steps or len(task.train) // 16)
 
 

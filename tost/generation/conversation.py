@@ -5,16 +5,12 @@
 from __future__ import annotations
 
 import os
-import secrets
-from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from tost.files import atomic_write
 from tost.models.language import load_state, save_state
 
 TAIL = "tail"
@@ -25,18 +21,7 @@ def save_conversation(cache: Any, tail: Tensor, path: str | os.PathLike[str], mo
 
     load_state reads it too. Raises ValueError if `cache` has seen no token or is not the model's.
     """
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        save_state(cache, draft, model)
-        with safetensors.safe_open(draft, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    finally:
-        draft.unlink(missing_ok=True)
-    tensors[TAIL] = tail.detach().to("cpu", torch.int64).contiguous()
-    with atomic_write(path) as out:
-        out.write(safetensors.torch.save(tensors, metadata=metadata))
+    save_state(cache, path, model, {TAIL: tail.detach().to("cpu", torch.int64).contiguous()})
 
 
 def load_conversation(path: str | os.PathLike[str], model: Any) -> tuple[Any, Tensor]:

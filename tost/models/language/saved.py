@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ SHAPING = (
     "num_hidden_layers",
     "num_attention_heads",
     "max_position_embeddings",
-    "position_mode",
+    "tables",
     "bias",
     "mixers",
     "conv_width",
@@ -40,15 +41,18 @@ SHAPING = (
 )
 
 
-def save_state(cache: Cache, path: str | os.PathLike[str], model: nn.Module) -> None:
+def save_state(
+    cache: Cache, path: str | os.PathLike[str], model: nn.Module, more: Mapping[str, Tensor] | None = None
+) -> None:
     """Write the states in `cache`, and what identifies the `model` that made them, to a safetensors file.
 
     The file is written whole or not at all. A later token can only be added by the same model.
+    more: further tensors to keep in the file, such as tokens that are still to be fed.
     Raises ValueError if `cache` has seen no token or is not the model's.
     """
     config = _config(model)
     layers = state_layers(cache, config.num_hidden_layers)
-    tensors = {"weights": weight_sample(model)}
+    tensors = {"weights": weight_sample(model), **(more or {})}
     for i, layer in enumerate(layers):
         if layer.state is None:
             raise ValueError("save_state expects a cache that has seen tokens, got an empty one; feed a prompt first")
