@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
+from transformers.utils import logging
 
 from benchmarks.language_study.variants import SIZES, VARIANTS, options_of
 from tost.analysis.style import Drawing, Theme
@@ -40,6 +41,7 @@ def table(folder: Path = Path("runs/language-study")) -> None:
     kept = read_csv(HERE / "results.csv")
     known = {(row["size"], row["variant"], row["seed"], row["steps"]) for row in kept}
     text = None
+    logging.disable_progress_bar()
     for path in sorted(folder.glob("*/summary.json")):
         size, rest = path.parent.name.split("-", 1)
         variant, seed = rest.rsplit("-", 1)
