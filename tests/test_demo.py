@@ -159,7 +159,9 @@ def test_the_language_half_has_its_files_and_its_sections(both, folder):
 
 
 def test_the_counterpart_differs_in_its_mixer_alone(both, folder):
-    ours, theirs = (json.loads((folder / name / "config.json").read_text()) for name in ("language", "language-softmax"))
+    ours, theirs = (
+        json.loads((folder / name / "config.json").read_text()) for name in ("language", "language-softmax")
+    )
     changed = {key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)}
     assert changed == {"mixer", "layer_scale_init"} and theirs["mixer"] == "softmax"
 

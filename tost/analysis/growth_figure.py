@@ -13,7 +13,9 @@ def growth_figure(records: Sequence[Mapping[str, Any]], labels: Mapping[str, str
 
     records: {"contestant", "context", "ms", "state_bytes"}.  Raises ValueError if a contestant has none.
     """
-    lines = {name: sorted((r for r in records if r["contestant"] == name), key=lambda r: r["context"]) for name in labels}
+    lines = {
+        name: sorted((r for r in records if r["contestant"] == name), key=lambda r: r["context"]) for name in labels
+    }
     for name, line in lines.items():
         if not line:
             raise ValueError(f"growth_figure expects records of {name!r}, got none")
@@ -41,5 +43,9 @@ def growth_figure(records: Sequence[Mapping[str, Any]], labels: Mapping[str, str
             panel.set_xticks([], minor=True)
             panel.set_xlim(contexts[0] * 0.8, contexts[-1] * (contexts[-1] / contexts[0]) ** 0.45)
 
-    told = "; ".join(f"{labels[name]} from {line[0]['ms']:.2g} to {line[-1]['ms']:.2g} ms" for name, line in lines.items())
-    return Drawing(draw, (9.2, 3.6), f"Time per token and size of the state over the context, logarithmic: {told}.", records)
+    told = "; ".join(
+        f"{labels[name]} from {line[0]['ms']:.2g} to {line[-1]['ms']:.2g} ms" for name, line in lines.items()
+    )
+    return Drawing(
+        draw, (9.2, 3.6), f"Time per token and size of the state over the context, logarithmic: {told}.", records
+    )

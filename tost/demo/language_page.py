@@ -35,31 +35,30 @@ def bits(report: Report, found: Mapping[str, Any]) -> None:
     report.heading("Writing code")
     report.paragraph(
         "The same operator in its causal form makes a language model: every token sees statistics of the tokens before "
-        "it. It was trained on the source of Python's own standard library as it lies on this machine, "
-        f"{found['training_bytes'] / 1e6:.0f} MB of it, once with token statistics and once, from the same code, with "
-        f"GPT-2's softmax attention, {ours['steps']:,} steps each. Some files were held out "
-        f"({found['bytes'] / 1e3:,.0f} kB): the fewer bits a model needs for a byte of them, the better it predicts them. "
-        "A compressor is such a predictor too."
+        "it. One was trained on the source of Python's own standard library as it lies on this machine, "
+        f"{found['training_bytes'] / 1e6:.2g} MB of it, for {ours['steps']:,} steps, and from the same code one with "
+        f"GPT-2's softmax attention for as many. Some files were held out ({found['bytes'] / 1e3:,.0f} kB): the fewer "
+        "bits a model needs for a byte of them, the better it predicts them. A compressor is such a predictor too."
     )
-    rows = [
-        [
-            LABELS[name],
-            f"{one['bits']:.3f}",
-            f"{one['parameters'] / 1e6:.2f}M",
-            "" if one["seconds"] is None else f"{one['seconds']:.0f} s",
-        ]
+    report.table(
+        ["", "bits per byte", "parameters", "training"], sorted(rows(found), key=lambda row: row[1]), [LABELS["tost"]]
+    )
+    ahead = "its counterpart" if rival["bits"] < ours["bits"] else "ToST"
+    report.paragraph(
+        f"After so short a training {ahead} is ahead by {abs(rival['bits'] - ours['bits']):.2f} bits. What longer ones "
+        "and the options beyond the paper bring is in docs/results.md. gzip and xz see the held-out files as one text, "
+        "and nothing else except in the row that says so; models see a file at a time. Neither the size of a model nor "
+        "that of a compressor's program is counted."
+    )
+
+
+def rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """A line for every model and compressor."""
+    models = [
+        [LABELS[name], f"{one['bits']:.3f}", f"{one['parameters'] / 1e6:.2f}M", f"{one['seconds']:.0f} s"]
         for name, one in found["models"].items()
     ]
-    rows += [[one["name"], f"{one['bits']:.3f}", "", ""] for one in found["compressors"]]
-    report.table(["", "bits per byte", "parameters", "training"], sorted(rows, key=lambda row: row[1]), [LABELS["tost"]])
-    better, lead = ("GPT-2's attention", ours["bits"] - rival["bits"]) if rival["bits"] < ours["bits"] else (
-        "ToST", rival["bits"] - ours["bits"]
-    )  # fmt: skip
-    report.paragraph(
-        f"After so short a training {better} is ahead by {lead:.2f} bits. A longer one, and the options that change the "
-        "comparison, are in docs/results.md. gzip and xz see the held-out files as one text, and nothing else, except in "
-        "the row that says so; what a model itself takes up is not counted, nor is the compressor's program."
-    )
+    return models + [[one["name"], f"{one['bits']:.3f}", "", ""] for one in found["compressors"]]
 
 
 def growth(report: Report, records: list[dict[str, Any]], figure: Any) -> None:
@@ -68,16 +67,16 @@ def growth(report: Report, records: list[dict[str, Any]], figure: Any) -> None:
     first, last = min(ours), max(ours)
     report.heading("What a long context costs")
     report.paragraph(
-        "To write one more token, softmax attention goes over the keys and values of all tokens so far; token statistics "
-        "are a few sums, whatever the length. Measured with the two models above, taking turns: from "
-        f"{first:,} to {last:,} tokens of context, ToST takes {ours[last] / ours[first]:.2f} times as long for a token, "
-        f"its counterpart {rival[last] / rival[first]:.1f} times."
+        "To write one more token, softmax attention goes over the keys and values of all tokens so far; token "
+        "statistics are a few sums, whatever the length. Measured with the two models above, taking turns: at "
+        f"{last:,} tokens of context ToST takes {ours[last] / ours[first]:.2f} times as long for a token as at "
+        f"{first:,}, its counterpart {rival[last] / rival[first]:.1f} times."
     )
     report.figure(
         figure,
-        "One more token after a context, both axes logarithmic. Left: milliseconds. Right: what must be kept between two "
-        "tokens. Beyond the 256 positions of the training the last is used again; that changes the text, not the cost. "
-        "The counterpart's cache is copied as it grows, as transformers' usual cache is.",
+        "One more token after a context, both axes logarithmic. Left: milliseconds. Right: what must be kept between "
+        "two tokens. Beyond the positions of the training the last one is used again, which changes the text but not "
+        "the cost. The counterpart's cache is copied as it grows, as transformers' usual cache is.",
         wide=True,
     )
 

@@ -15,7 +15,7 @@ from tost.bench.files import write_json
 from tost.bench.machine import machine
 
 RECIPE = "lm-stdlib"
-SETTINGS: dict[str, Any] = {"run.steps": 300, "run.checkpoint_steps": 100}  # two minutes a model, on two cores
+SETTINGS: dict[str, Any] = {"run.tokens": 1_200_000, "run.checkpoint_steps": 100}  # two minutes a model, on two cores
 LABELS = {"tost": "ToST", "softmax": "GPT-2's attention"}
 COUNTERPART = {"mixer": "softmax", "layer_scale_init": None}  # options that make GPT-2 of it
 CONTEXTS = (256, 1024, 4096, 16384)
@@ -92,14 +92,22 @@ def growth(runs: Mapping[str, Path], kept: Path) -> list[dict[str, Any]]:
     """Time of one more token and bytes of the state over the context, beyond the positions that were learned (which
     changes neither)."""
     from tost.bench.growth import growth_records
-    from tost.generation import load_language
 
     def measure() -> list[dict[str, Any]]:
-        models = {name: load_language(run, device="cpu", position_mode="clamped")[0] for name, run in runs.items()}
-        return growth_records(models, CONTEXTS)
+        return growth_records({name: _endless(run) for name, run in runs.items()}, CONTEXTS)
 
     here = {key: machine()[key] for key in ("processor", "versions", "threads")}
     return reuse(kept, {**here, "contexts": list(CONTEXTS)}, measure)
+
+
+def _endless(run: Path) -> Any:
+    """The run's model, its last position used for all beyond."""
+    from tost.generation import load_language
+
+    model, _ = load_language(run, device="cpu")
+    if model.config.position_mode == "learned":
+        model, _ = load_language(run, device="cpu", position_mode="clamped")
+    return model
 
 
 def growth_drawing(records: list[dict[str, Any]]) -> Drawing:
