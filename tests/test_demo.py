@@ -158,12 +158,14 @@ def test_the_language_half_has_its_files_and_its_sections(both, folder):
         assert told in page_text
 
 
-def test_the_counterpart_differs_in_its_mixer_alone(both, folder):
-    ours, theirs = (
-        json.loads((folder / name / "config.json").read_text()) for name in ("language", "language-softmax")
-    )
-    changed = {key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)}
-    assert changed == {"mixer", "layer_scale_init"} and theirs["mixer"] == "softmax"
+def test_the_counterpart_is_gpt2_of_the_same_size(both, folder):
+    from transformers import AutoConfig
+
+    ours, theirs = (AutoConfig.from_pretrained(folder / name) for name in ("language", "language-softmax"))
+    for size in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"):
+        assert getattr(ours, size) == getattr(theirs, size)
+    assert set(theirs.mixers) == {"softmax"} and theirs.tables and theirs.conv_width == 0
+    assert set(ours.mixers) == {"tssa"} and ours.group_means
 
 
 def test_bits_are_those_of_the_evaluation_and_of_gzip(both, folder, text):

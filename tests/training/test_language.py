@@ -163,7 +163,7 @@ def test_micro_batches_weigh_their_tokens(tiny):
     ("settings", "steps"), [({"run.tokens": 1000}, 4), ({"run.epochs": 1}, None), ({"run.steps": 2}, 2)]
 )
 def test_how_long_a_run_is(tiny, settings, steps):
-    recipe = load_recipe("lm-stdlib", {**tiny, "run.steps": None, **settings})
+    recipe = load_recipe("lm-stdlib", {**tiny, "run.steps": None, "run.tokens": None, **settings})
     task = LanguageTask(recipe, Path("nowhere"))
     assert task.plan().steps == (steps or len(task.train) // 16)
 
@@ -235,7 +235,10 @@ def test_a_tokenizer_of_another_model_is_refused(make, finished, tiny, tmp_path)
         ({"run.batch_size": 5000}, r"more than the \d+ rows of 16 tokens"),
         ({"model.preset": "huge"}, "unknown model.preset 'huge'; choose one of nano"),
         ({"model.options": {"hiden_size": 3}}, "did you mean hidden_size"),
-        ({"model.options": {"max_position_embeddings": 8}}, "learned positions for 8 tokens and data.context is 16"),
+        (
+            {"model.options": {"max_position_embeddings": 8, "position_mode": "learned"}},
+            "learned positions for 8 tokens and data.context is 16",
+        ),
         ({"optim.warmup_epochs": 1}, "unknown setting optim.warmup_epochs, did you mean optim.warmup_steps"),
         ({"run.precision": "int8"}, "run.precision"),
         ({"data.path": "nowhere"}, "no such file or folder"),

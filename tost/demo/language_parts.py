@@ -16,8 +16,8 @@ from tost.bench.machine import machine
 
 RECIPE = "lm-stdlib"
 SETTINGS: dict[str, Any] = {"run.tokens": 1_200_000, "run.checkpoint_steps": 100}  # two minutes a model, on two cores
-LABELS = {"tost": "ToST", "softmax": "GPT-2's attention"}
-COUNTERPART = {"mixer": "softmax", "layer_scale_init": None}  # options that make GPT-2 of it
+LABELS = {"tost": "ToST", "softmax": "GPT-2"}
+GPT2 = {"mixer": "softmax", "layer_scale_init": None, "position_mode": "clamped"}
 CONTEXTS = (256, 1024, 4096, 16384)
 PROMPT = "def "
 NEW_TOKENS = 160
@@ -25,12 +25,12 @@ NEW_TOKENS = 160
 
 def train_language(folder: Path, mixer: str, changes: Mapping[str, Any]) -> Path:
     """A finished run of the lm-stdlib recipe at `folder`: trained now, gone on with, or found finished."""
-    from tost.training import load_recipe, train
+    from tost.training import train
 
     settings = {**SETTINGS, **changes, "run.folder": str(folder.parent), "run.name": folder.name}
     if mixer == "softmax":
-        options = settings.get("model.options") or load_recipe(RECIPE).model.options  # type: ignore[union-attr]
-        settings["model.options"] = {**options, **COUNTERPART}
+        settings["model.preset"] = "nano"
+        settings["model.options"] = {**settings.get("model.options", {}), **GPT2}
     return train(RECIPE, **settings)
 
 
