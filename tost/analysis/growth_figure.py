@@ -37,11 +37,12 @@ def growth_figure(records: Sequence[Mapping[str, Any]], labels: Mapping[str, str
                     color=colour,
                     va="center",
                 )
+            panel.margins(y=0.15)
             panel.set_title(title)
             panel.set_xlabel("tokens of context")
             panel.set_xticks(contexts, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in contexts])
             panel.set_xticks([], minor=True)
-            panel.set_xlim(contexts[0] * 0.8, contexts[-1] * (contexts[-1] / contexts[0]) ** 0.45)
+            panel.set_xlim(contexts[0] * 0.8, contexts[-1] * (contexts[-1] / contexts[0]) ** 0.35)
 
     told = "; ".join(
         f"{labels[name]} from {line[0]['ms']:.2g} to {line[-1]['ms']:.2g} ms" for name, line in lines.items()
