@@ -58,10 +58,10 @@ def test_streaming_is_one_pass_over_each_document(run):
     from tost.training import load_recipe
     from tost.training.language import text_options
 
-    model, tokenizer = load_language(run, position_mode="clamped", device="cpu")
+    model, tokenizer = load_language(run, device="cpu")
     test = load_text(text_options(load_recipe(run / "config.yaml")), tokenizer).test
     nats = torch.cat([full_nats(model, torch.from_numpy(test.documents.read(i).astype("int64"))) for i in test.order])
-    found = evaluate(run, context="streaming", position_mode="clamped", chunk=50, device="cpu")
+    found = evaluate(run, context="streaming", chunk=50, device="cpu")
     assert found["loss"] == pytest.approx(float(nats.mean()), rel=1e-4)
 
 

@@ -79,10 +79,11 @@ def test_every_parameter_learns():
     assert all(g is not None and g.abs().max() > 0 for g in gradients(m, m(x)).values())
 
 
-def test_decay_is_kept_with_the_weights_and_checked():
+def test_decay_is_the_constructors_and_checked():
     m = CausalTSSA(C, H, decay=0.9)
-    assert_close(m.state_dict()["decay"], torch.full((H,), 0.9))
-    assert "decay" not in dict(m.named_parameters()) and "decay" not in CausalTSSA(C, H).state_dict()
+    assert_close(m.decay, torch.full((H,), 0.9))
+    assert "decay" not in m.state_dict() and "decay" not in dict(m.named_parameters())
+    assert m.to(torch.float64).decay.dtype == torch.float64  # moves with the layer
     for wrong in (0.0, 1.5, [0.5, 0.5]):
         with pytest.raises(ValueError, match=r"decay in \(0, 1\]"):
             CausalTSSA(C, H, decay=wrong)

@@ -110,7 +110,7 @@ def language_steps() -> dict[str, Step]:
 
     return {
         "training a language model on the source of Python's standard library (two minutes)": training("tost"),
-        "training its counterpart with softmax attention": training("softmax"),
+        "training a GPT-2 of the same width and depth (two minutes)": training("softmax"),
         "bits per byte of held-out source, beside gzip and xz": bits,
         "time and memory of one more token over the context": growth,
     }
@@ -163,7 +163,7 @@ def farewell(results: Results, report: Path, seconds: float, out: Path) -> str:
         models = results["bits"]["models"]
         lines.append(
             f"language {models['tost']['bits']:.3f} bits per byte of held-out source "
-            f"(softmax {models['softmax']['bits']:.3f})"
+            f"(GPT-2 {models['softmax']['bits']:.3f})"
         )
     commands = page.next_commands(out, "bits" in results)
     return "\n".join(

@@ -32,7 +32,7 @@ def interruptible() -> Iterator[Interrupt]:
 
     def ask(*_: Any) -> None:
         interrupt.asked = True
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before if callable(before) else signal.default_int_handler)
 
     signal.signal(signal.SIGINT, ask)
     try:

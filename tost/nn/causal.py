@@ -57,7 +57,8 @@ class CausalTSSA(nn.Module):
         self.clamp_positions = clamp_positions
         fixed = decay_per_head(decay, num_heads)
         self.log_half_life = nn.Parameter(log_half_life(fixed)) if learn_decay else None
-        self.register_buffer("decay", None if learn_decay or fixed is None else torch.tensor(fixed))
+        constant = None if learn_decay or fixed is None else torch.tensor(fixed)
+        self.register_buffer("decay", constant, persistent=False)  # sharding (FSDP2) takes parameters alone
         self.out_proj = Linear(dim, dim, bias=bias)
         self.proj_drop = nn.Dropout(proj_drop)
 

@@ -46,6 +46,8 @@ class ToSTPreTrainedModel(PreTrainedModel):
         if isinstance(module, CausalTSSA):
             if module.position_bias is not None:
                 init.zeros_(module.position_bias)
+            if module.decay is not None:
+                init.copy_(module.decay, torch.tensor(self.config.decay))
             if module.log_half_life is not None:
                 init.copy_(module.log_half_life, log_half_life(self.config.decay))
             if isinstance(module, CausalMixture) and module.power is not None:
