@@ -29,10 +29,10 @@ def growth_records(models: Mapping[str, Any], contexts: Sequence[int], rounds: i
         for name, model in models.items():
             ids = torch.randint(model.config.vocab_size, (1, context), generator=torch.Generator().manual_seed(0))
             calls[name, context], sizes[name, context] = decode_step(model, ids)
-    samples = paired(calls, rounds, slow_rounds=rounds)  # type: ignore[arg-type]
+    samples = paired(calls, rounds, slow_rounds=rounds)
     return [
         {"contestant": name, "context": context, "ms": 1e3 * median(taken), "state_bytes": sizes[name, context]}
-        for (name, context), taken in samples.items()  # type: ignore[misc]
+        for (name, context), taken in samples.items()
     ]
 
 

@@ -56,7 +56,7 @@ def scrambled(model: ToSTForCausalLM) -> ToSTForCausalLM:
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if name.endswith(("temperature", "position_bias")):
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
     return model
 
 

@@ -30,7 +30,7 @@ def make_plan(quick: bool, model: str | None = None, rounds: int | None = None) 
     if quick:
         name = model or "nano"
         size = size_of(name, vocab=4096) if model is None else size_of(name)
-        texts = ((4096, 0), (4096, 1024), (16384, 1024))
+        texts: tuple[tuple[int, int], ...] = ((4096, 0), (4096, 1024), (16384, 1024))
         return Plan(name, size, (128, 512, 2048), 512, 256, texts, rounds or 3, 4.0)
     name = model or "base"
     texts = ((65536, 0), (262144, 0), (65536, 4096), (262144, 4096), (1048576, 4096))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
+from typing import TypeVar
 
 SLOW_S = 1.0
 SLOW_ROUNDS = 2  # of calls longer than SLOW_S: their spread is small beside their length
@@ -14,12 +15,15 @@ FEWEST_ROUNDS = 3
 WARM_UP = 2  # calls of each contestant
 SAMPLE_S = 0.01  # short calls are repeated until a sample takes about this long
 
-Calls = Mapping[str, Callable[[], object]]
+Name = TypeVar("Name", bound=Hashable)  # of a contestant
 
 
 def paired(
-    calls: Calls, rounds: int, seconds: float = float("inf"), slow_rounds: int = SLOW_ROUNDS
-) -> dict[str, list[float]]:
+    calls: Mapping[Name, Callable[[], object]],
+    rounds: int,
+    seconds: float = float("inf"),
+    slow_rounds: int = SLOW_ROUNDS,
+) -> dict[Name, list[float]]:
     """Seconds per call of every contestant in each round, after a warm-up; the order turns around every round.
 
     After `seconds` no further round starts, but FEWEST_ROUNDS are run in any case; calls over SLOW_S run `slow_rounds`.
@@ -27,7 +31,7 @@ def paired(
     started = time.perf_counter()
     warm = {name: min(_time(call, 1) for _ in range(WARM_UP)) for name, call in calls.items()}
     repeats = {name: max(1, round(SAMPLE_S / max(taken, 1e-7))) for name, taken in warm.items()}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+    samples: dict[Name, list[float]] = {name: [] for name in calls}
     with no_collection():
         for index in range(rounds):
             if index >= FEWEST_ROUNDS and time.perf_counter() - started > seconds:

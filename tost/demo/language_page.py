@@ -46,8 +46,8 @@ def bits(report: Report, found: Mapping[str, Any]) -> None:
     ahead = "GPT-2" if rival["bits"] < ours["bits"] else "ToST"
     report.paragraph(
         f"After so short a training {ahead} is ahead by {abs(rival['bits'] - ours['bits']):.2f} bits. They differ in "
-        "more than attention: this ToST also has a convolution over four tokens and a gate, which softmax attention can "
-        "have too and gains from; docs/results.md compares them with all of that alike. gzip and xz see the held-out "
+        "more than attention: this ToST also has a convolution over four tokens and a gate, from which softmax "
+        "attention gains too; docs/results.md compares them with all of that alike. gzip and xz see the held-out "
         "files as one text, and nothing else except in the row that says so; models see a file at a time. Neither the "
         "size of a model nor that of a compressor's program is counted."
     )
@@ -76,7 +76,8 @@ def growth(report: Report, records: list[dict[str, Any]], figure: Any) -> None:
     report.figure(
         figure,
         "One more token after a context, both axes logarithmic. Left: milliseconds. Right: what must be kept between "
-        "two tokens. Beyond GPT-2's positions the last one is used again, which changes its text but not the cost. GPT-2's cache is copied as it grows, as transformers' usual cache is.",
+        "two tokens. Beyond GPT-2's positions the last one is used again, which changes its text but not the cost. Its "
+        "cache is copied as it grows, as transformers' usual cache is.",
         wide=True,
     )
 
