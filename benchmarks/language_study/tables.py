@@ -160,9 +160,9 @@ def drawing(rows: Sequence[Mapping[str, str]]) -> Drawing:
         axes.set_xlabel("place in the context of 256 tokens")
         axes.set_ylabel("nats a token")
         axes.set_title("What the context is worth")
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
 
-    return Drawing(draw, (7.0, 4.0), "Loss by place in the context: memory makes it fall further.", curves)
+    return Drawing(draw, (7.0, 4.6), "Loss by place in the context: memory makes it fall further.", curves)
 
 
 def grouped(rows: Iterable[Mapping[str, str]], column: str, size: str | None = None) -> dict[str, list[float]]:
