@@ -20,20 +20,23 @@ CHUNK = 2048  # tokens of a prefill fed at once
 
 @torch.inference_mode()
 def growth_records(models: Mapping[str, Any], contexts: Sequence[int], rounds: int = 9) -> list[dict[str, Any]]:
-    """Milliseconds of one more token and bytes of the state, for every model of ours and context, taking turns.
+    """Milliseconds of one more token and bytes of the state, for every model of ours and context.
 
-    The context is random tokens: neither number depends on what they are.
+    The contexts of one model take turns; another model's large cache would push its weights out of the processor's.
+    A context is random tokens: neither number depends on what they are.
     """
-    calls, sizes = {}, {}
-    for context in contexts:
-        for name, model in models.items():
+    records = []
+    for name, model in models.items():
+        calls, sizes = {}, {}
+        for context in contexts:
             ids = torch.randint(model.config.vocab_size, (1, context), generator=torch.Generator().manual_seed(0))
-            calls[name, context], sizes[name, context] = decode_step(model, ids)
-    samples = paired(calls, rounds, slow_rounds=rounds)
-    return [
-        {"contestant": name, "context": context, "ms": 1e3 * median(taken), "state_bytes": sizes[name, context]}
-        for (name, context), taken in samples.items()
-    ]
+            calls[context], sizes[context] = decode_step(model, ids)
+        samples = paired(calls, rounds, slow_rounds=rounds)
+        records += [
+            {"contestant": name, "context": context, "ms": 1e3 * median(taken), "state_bytes": sizes[context]}
+            for context, taken in samples.items()
+        ]
+    return records
 
 
 def decode_step(model: Any, ids: Tensor) -> tuple[Callable[[], object], int]:

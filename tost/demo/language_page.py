@@ -69,7 +69,7 @@ def growth(report: Report, records: list[dict[str, Any]], figure: Any) -> None:
     report.heading("What a long context costs")
     report.paragraph(
         "To write one more token, softmax attention goes over the keys and values of all tokens so far; token "
-        "statistics are a few sums, whatever the length. Measured with the two models above, taking turns: at "
+        "statistics are a few sums, whatever the length. Measured with the two models above: at "
         f"{last:,} tokens of context ToST takes {ours[last] / ours[first]:.2f} times as long for a token as at "
         f"{first:,}, GPT-2 {rival[last] / rival[first]:.1f} times."
     )
