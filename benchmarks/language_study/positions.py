@@ -23,7 +23,7 @@ PARTS = ((1, 256), (256, 512), (512, 1024))  # tokens of a row; training saw the
 def positions(folder: Path = Path("runs/language-study"), size: str = "medium", seed: int = 0) -> None:
     """Loss on rows of 1024 held-out tokens, of models trained at 256, by place in the row.
 
-    Needs the runs paper, paper-orderless, tssa and forget (`run --variants '[paper,paper-orderless,tssa,forget]'`).
+    Shows those of the runs paper, paper-orderless, tssa and forget that are finished (`run --variants '[...]'`).
 
     Args:
         folder: where the runs are
@@ -43,6 +43,8 @@ def positions(folder: Path = Path("runs/language-study"), size: str = "medium", 
         ("forget", "none"),
     ):
         run = folder / f"{size}-{variant}-{seed}"
+        if not (run / "summary.json").exists():
+            continue
         _, recipe = load_run(run)
         if rows is None:
             options = replace(text_options(recipe), context=LONG)
