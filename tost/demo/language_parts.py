@@ -15,7 +15,7 @@ from tost.bench.files import write_json
 from tost.bench.machine import machine
 
 RECIPE = "lm-stdlib"
-SETTINGS: dict[str, Any] = {"run.tokens": 1_200_000, "run.checkpoint_steps": 100}  # two minutes a model, on two cores
+SETTINGS: dict[str, Any] = {"run.tokens": 1_200_000, "run.checkpoint_steps": 100}  # a minute a model, on two cores
 LABELS = {"tost": "ToST", "softmax": "GPT-2"}
 GPT2 = {"mixer": "softmax", "layer_scale_init": None, "position_mode": "clamped"}
 CONTEXTS = (256, 1024, 4096, 16384)

@@ -109,8 +109,8 @@ def language_steps() -> dict[str, Step]:
         results["growth_figure"].save(options.out / "growth.png")
 
     return {
-        "training a language model on the source of Python's standard library (two minutes)": training("tost"),
-        "training a GPT-2 of the same width and depth (two minutes)": training("softmax"),
+        "training a language model on the source of Python's standard library (a minute)": training("tost"),
+        "training a GPT-2 of the same width and depth (a minute)": training("softmax"),
         "bits per byte of held-out source, beside gzip and xz": bits,
         "time and memory of one more token over the context": growth,
     }
