@@ -2,12 +2,20 @@
 
 # B batch, N tokens, H heads, D features per head, S sequences
 
+import functools
+import importlib.util
+
 import torch
 
-from tost.ops import TSSAState, causal_tssa, tssa
+import tost.ops
+from tost.ops import TSSAState
 
-BACKENDS = ("eager", "cpu")
-SHAPES = [(1, 1, 1, 1), (2, 63, 3, 8), (1, 100, 2, 5), (3, 65, 1, 16), (2, 129, 5, 17), (64, 7, 4, 3), (1, 260, 4, 64)]
+TRITON = ("triton",) if importlib.util.find_spec("triton") else ()  # it exists for Linux and Windows only
+BACKENDS = ("eager", "cpu", *TRITON)
+FUSED = ("cpu", *TRITON)
+# what calls an operator thousands of times, or with millions of tokens, is not for an interpreter
+QUICK = tuple(name for name in BACKENDS if name != "triton" or torch.cuda.is_available())
+SHAPES = [(1, 1, 1, 1), (2, 63, 3, 8), (1, 100, 2, 5), (3, 65, 1, 16), (2, 129, 5, 17), (20, 7, 4, 3), (1, 260, 4, 64)]
 
 # relative to the largest entry, per dtype of w: values, gradients; half types: one rounding of y, and of g and dw
 TOLERANCE = {
@@ -16,6 +24,33 @@ TOLERANCE = {
     torch.float16: (1e-3, 3e-3),
     torch.bfloat16: (8e-3, 2e-2),
 }
+
+
+def where_the_backend_runs(op):
+    """The operator on CPU tensors, whatever its backend: with a GPU, "triton" is called there."""
+
+    @functools.wraps(op)
+    def call(*inputs, backend=None, **options):
+        if backend != "triton" or not torch.cuda.is_available():
+            return op(*inputs, backend=backend, **options)
+        return _moved(op(*_moved(inputs, "cuda"), backend=backend, **_moved(options, "cuda")), "cpu")
+
+    return call
+
+
+def _moved(value, device):
+    if torch.is_tensor(value) or isinstance(value, TSSAState):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _moved(part, device) for name, part in value.items()}
+    if isinstance(value, tuple):
+        parts = [_moved(part, device) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+tssa = where_the_backend_runs(tost.ops.tssa)
+causal_tssa = where_the_backend_runs(tost.ops.causal_tssa)
 
 
 def shape_id(shape):

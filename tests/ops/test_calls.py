@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tost.ops import TSSAState, causal_tssa, tssa, which_backend
+from tests.ops.common import BACKENDS, causal_tssa, tssa
+from tost.ops import TSSAState, which_backend
 
 W, T = torch.randn(2, 6, 3, 4), torch.ones(3)
 NAN = float("nan")
@@ -75,7 +76,7 @@ def test_automatic_choice():
     assert tssa(W.to("meta"), T.to("meta")).shape == W.shape
 
 
-@pytest.mark.parametrize("backend", ["eager", "cpu"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("op", [tssa, causal_tssa], ids=lambda op: op.__name__)
 def test_nan_tokens_are_not_hidden(op, backend):
     """A NaN in a real token spoils its own sequence, visibly, and no other."""

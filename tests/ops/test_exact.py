@@ -7,15 +7,16 @@ from tests.ops.common import (
     BACKENDS,
     SHAPES,
     TOLERANCE,
+    causal_tssa,
     compare,
     dtype_id,
     make_inputs,
     make_state,
     sequence_count,
     shape_id,
+    tssa,
     value_and_gradients,
 )
-from tost.ops import causal_tssa, tssa
 
 OPS = pytest.mark.parametrize("op", [tssa, causal_tssa], ids=lambda op: op.__name__)
 EACH_BACKEND = pytest.mark.parametrize("backend", BACKENDS)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ops.common import BACKENDS, assert_near, make_inputs, make_state
-from tost.ops import TSSAState, causal_tssa, tssa
+from tests.ops.common import BACKENDS, assert_near, causal_tssa, make_inputs, make_state, tssa
+from tost.ops import TSSAState
 
 EACH_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 OPS = pytest.mark.parametrize("op", [tssa, causal_tssa], ids=lambda op: op.__name__)

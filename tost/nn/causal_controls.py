@@ -10,15 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tost.nn.checks import check_mask, check_tokens, head_dim
-from tost.nn.linear import Linear
+from tost.nn.checks import check_mask, check_tokens
 from tost.nn.order import count_after
-from tost.nn.readout import Readout
+from tost.nn.readout import ReadoutMixer
 from tost.nn.states import CountState
 from tost.ops import causal_tssa
 
 
-class CausalNone(nn.Module):
+class CausalNone(ReadoutMixer):
     """CausalTSSA's two projections and nothing between tokens: out = out_proj(in_proj(x)).
 
     x: [B, N, C] -> [B, N, C], or (that, CountState) with return_state=True. Mask, packing and state change nothing.
@@ -26,24 +25,6 @@ class CausalNone(nn.Module):
     """
 
     State = CountState
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int = 8,
-        bias: bool = False,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        output_gate: bool = False,
-        head_norm: bool = False,
-    ) -> None:
-        super().__init__()
-        self.dim, self.num_heads, self.head_dim = dim, num_heads, head_dim(type(self).__name__, dim, num_heads)
-        self.attn_drop = attn_drop
-        self.in_proj = Linear(dim, (1 + output_gate) * dim, bias=bias)
-        self.readout = Readout(num_heads, self.head_dim, output_gate, head_norm)
-        self.out_proj = Linear(dim, dim, bias=bias)
-        self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(
         self,

@@ -4,52 +4,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from tost.nn.checks import check_mask, check_tokens, head_dim
-from tost.nn.linear import Linear
+from tost.nn.checks import check_mask, check_tokens
 from tost.nn.order import count_after, token_positions
-from tost.nn.readout import Readout
+from tost.nn.readout import ReadoutMixer
 from tost.nn.states import KeyValueState
 
 
-class CausalSoftmax(nn.Module):
+class CausalSoftmax(ReadoutMixer):
     """softmax(q k^T / sqrt(D)) v over the tokens so far, by torch's fused kernel (SDPA): O(N^2) time, O(N) state.
 
     x: [B, N, C] -> [B, N, C], or (that, KeyValueState) with return_state=True.  mask, cu_seqlens, state: as CausalTSSA.
     rotary: turn queries and keys by their position (arXiv 2104.09864), in pairs of features (d, d + D/2) at the
     frequencies rotary_base^(-2d/D); then no other positions are needed.
-    output_gate, head_norm: of the Readout.
+    bias, attn_drop, proj_drop, output_gate, head_norm: options of the ReadoutMixer.
     Raises ValueError for sizes that disagree, or an odd D with rotary.
     """
 
     State = KeyValueState
+    projections = 3
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int = 8,
-        bias: bool = False,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        rotary: bool = False,
-        rotary_base: float = 10000.0,
-        output_gate: bool = False,
-        head_norm: bool = False,
+        self, dim: int, num_heads: int = 8, *, rotary: bool = False, rotary_base: float = 10000.0, **options: Any
     ) -> None:
-        super().__init__()
-        self.dim, self.num_heads, self.head_dim = dim, num_heads, head_dim("CausalSoftmax", dim, num_heads)
+        super().__init__(dim, num_heads, **options)
         if rotary and self.head_dim % 2:
             raise ValueError(
                 f"CausalSoftmax turns pairs of features, got D = {self.head_dim}; choose an even dim / heads"
             )
-        self.attn_drop, self.rotary, self.rotary_base = attn_drop, rotary, rotary_base
-        self.in_proj = Linear(dim, (3 + output_gate) * dim, bias=bias)
-        self.readout = Readout(num_heads, self.head_dim, output_gate, head_norm)
-        self.out_proj = Linear(dim, dim, bias=bias)
-        self.proj_drop = nn.Dropout(proj_drop)
+        self.rotary, self.rotary_base = rotary, rotary_base
 
     def forward(
         self,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,38 +23,74 @@ def _made_by_amd() -> bool:
 
 
 AMD = _made_by_amd()
-WORTHWHILE = 2**22  # products N C C' from which a layer repays the copies into and out of oneDNN's layout
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+WORTHWHILE = 2**22  # products N C C' from which oneDNN's repacking of the weights pays for itself
 
 
 class Linear(nn.Linear):
     """torch.nn.Linear, computed by oneDNN for large float32 inputs on AMD's x86 processors (twice as fast).
 
-    The weights, values up to rounding and first derivatives are nn.Linear's; oneDNN has no second derivative:
-    `with torch.backends.mkldnn.flags(enabled=False)` takes the usual path.
+    The weights, and values and derivatives up to rounding, are nn.Linear's.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if uses_onednn(x, self):
-            return F.linear(x.to_mkldnn(), self.weight, self.bias).to_dense()
-        return super().forward(x)
+        if not uses_onednn(x, self):
+            return super().forward(x)
+        if torch.is_grad_enabled():
+            return _Product.apply(x, self.weight, self.bias)
+        return product(x, self.weight, self.bias)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
+    """x weight^T + bias by oneDNN, then="gelu": the exact GELU of it, in the same pass."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
+
+
+def convolution_gelu(x: Tensor, weight: Tensor, bias: Tensor, padding: Any, stride: Any) -> Tensor:
+    """The exact GELU of a convolution, in one pass of oneDNN's."""
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, (1, 1), 1, "gelu", [], "none")
+
+
+class _Product(torch.autograd.Function):
+    """`product` with its derivatives; when they are to be differentiated again, by torch's usual products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        multiply = F.linear if torch.is_grad_enabled() else product
+        g_rows, x_rows = g.flatten(0, -2), x.flatten(0, -2).contiguous()
+        return (
+            multiply(g, weight.t()) if ctx.needs_input_grad[0] else None,
+            multiply(g_rows.t(), x_rows.t()) if ctx.needs_input_grad[1] else None,
+            g_rows.sum(0) if ctx.needs_input_grad[2] else None,
+        )
 
 
 def uses_onednn(x: Tensor, *layers: nn.Module) -> bool:
-    """Whether x should pass `layers` in oneDNN's layout: plain float32 on the CPU, outside of tracing, torch.func's
-    transforms and autocast, through layers that nothing has wrapped, replaced or quantised.
+    """Whether x should pass `layers` by oneDNN's own operations: where takes_onednn(x), and through layers that
+    nothing has wrapped, replaced or quantised.
     """
+    return takes_onednn(x) and all(_plain(layer, x) for layer in layers)
+
+
+def takes_onednn(x: Tensor) -> bool:
+    """Whether x is plain float32 on the CPU, outside of tracing, torch.func's transforms and autocast."""
     return (
         not torch.compiler.is_compiling()
         and AMD
+        and ONEDNN
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and type(x) is Tensor
-        and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
-        and all(_plain(layer, x) for layer in layers)
     )
 
 

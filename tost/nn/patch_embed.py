@@ -10,24 +10,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tost.nn.linear import convolution_gelu, takes_onednn
+
 
 class ConvNorm(nn.Module):
-    """3x3 convolution without bias, then BatchNorm. In eval mode the norm is folded into the convolution's weights."""
+    """3x3 convolution without bias, then BatchNorm, then GELU if asked for.
 
-    def __init__(self, in_chans: int, out_chans: int, stride: int) -> None:
+    In eval mode the norm is folded into the convolution's weights.
+    """
+
+    def __init__(self, in_chans: int, out_chans: int, stride: int, gelu: bool = False) -> None:
         super().__init__()
+        self.gelu = gelu
         self.conv = nn.Conv2d(in_chans, out_chans, 3, stride=stride, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(out_chans)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            return self.norm(self.conv(x))
+            y = self.norm(self.conv(x))
+            return F.gelu(y) if self.gelu else y
         norm = self.norm
         assert norm.running_var is not None and norm.running_mean is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight = self.conv.weight * scale[:, None, None, None]
         bias = norm.bias - norm.running_mean * scale
-        return F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
+        if self.gelu and takes_onednn(x) and not torch.is_grad_enabled() and weight.dtype == torch.float32:
+            return convolution_gelu(x, weight, bias, self.conv.padding, self.conv.stride)
+        y = F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
+        return F.gelu(y) if self.gelu else y
 
 
 class ConvPatchEmbed(nn.Module):
@@ -48,7 +58,7 @@ class ConvPatchEmbed(nn.Module):
         self.patch_size, self.in_chans = patch_size, in_chans
         widths = [in_chans] + [dim >> k for k in reversed(range(depth))]
         stride = 1 if patch_size == 1 else 2
-        self.layers = nn.ModuleList(ConvNorm(a, b, stride) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(ConvNorm(a, b, stride, gelu=b < dim) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         p = self.patch_size
@@ -58,6 +68,6 @@ class ConvPatchEmbed(nn.Module):
                 f"patch {p}, got {list(x.shape)}; resize or pad the images"
             )
         x = x.contiguous(memory_format=torch.channels_last)  # so that the tokens below are a view
-        for i, layer in enumerate(self.layers):
-            x = layer(F.gelu(x) if i else x)
+        for layer in self.layers:
+            x = layer(x)
         return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])

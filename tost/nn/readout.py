@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tost.nn.checks import head_dim
+from tost.nn.linear import Linear
+
 
 class Readout(nn.Module):
     """norm(y) * silu(g), either of them optional, from heads y [B, N, H, D] to features [B, N, C].
@@ -34,3 +37,30 @@ class Readout(nn.Module):
             y = F.rms_norm(y, (self.head_dim,), eps=1e-5) * self.head_weight.to(y.dtype)
         y = y.flatten(-2)
         return y if gate is None else y * F.silu(gate)
+
+
+class ReadoutMixer(nn.Module):
+    """What the causal baselines share: in_proj to `projections` of C features and a gate, a Readout, out_proj.
+
+    Raises ValueError if num_heads doesn't divide dim.
+    """
+
+    projections = 1
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        bias: bool = False,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        output_gate: bool = False,
+        head_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dim, self.num_heads, self.head_dim = dim, num_heads, head_dim(type(self).__name__, dim, num_heads)
+        self.attn_drop = attn_drop
+        self.in_proj = Linear(dim, (self.projections + output_gate) * dim, bias=bias)
+        self.readout = Readout(num_heads, self.head_dim, output_gate, head_norm)
+        self.out_proj = Linear(dim, dim, bias=bias)
+        self.proj_drop = nn.Dropout(proj_drop)

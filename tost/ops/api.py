@@ -15,8 +15,12 @@ from tost.ops import checks
 from tost.ops.segments import segment_ids
 from tost.ops.state import TSSAState, TSSAStats
 
-BACKENDS = ("reference", "eager", "cpu")
-_AUTOMATIC = {"cpu": ("cpu", "eager")}  # by device, fastest first; "eager" takes every tensor
+BACKENDS = ("reference", "eager", "cpu", "triton")
+_AUTOMATIC = {
+    "cpu": ("cpu", "eager"),
+    "cuda": ("triton", "eager"),
+    "xpu": ("triton", "eager"),
+}  # by device, fastest first; "eager" takes every tensor
 _loaded: dict[str, ModuleType] = {}
 
 

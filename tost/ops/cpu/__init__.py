@@ -8,9 +8,10 @@ import importlib.util
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from tost.ops.cpu import autograd
+from tost.ops.cpu import operators
+from tost.ops.functional import transform_reason
+from tost.ops.registration import Kernels, register
 
 __all__ = ["causal_tssa", "decline", "tssa", "warm"]
 
@@ -26,45 +27,18 @@ def decline(w: Tensor) -> str | None:
         return f"it takes float32, float64, float16 and bfloat16, got {w.dtype}"
     if not _NUMBA:
         return "numba is not installed"
-    if not torch.compiler.is_compiling():
-        if torch._C._functorch.peek_interpreter_stack() is not None and _is_mapped():
-            return "it has no rule for vmap and forward-mode derivatives"
-        if forward_ad._current_level >= 0:
-            return "it has no forward-mode derivative"
-    return None
+    return transform_reason()
 
 
-def _is_mapped() -> bool:
-    """Whether a functional transform other than grad is at work."""
-    kinds = torch._C._functorch.TransformType
-    stack = torch._C._functorch.get_interpreter_stack() or ()
-    return any(level.key() not in (kinds.Grad, kinds.Functionalize) for level in stack)
+def _state_rows(w: Tensor, cu_seqlens: Tensor | None) -> int:
+    return w.shape[0] * w.shape[1] // operators.CHUNK[w.element_size()]
 
 
-def tssa(w: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
-    """Full token statistics; returns y, membership, energy, mass, moment (see tost.ops.api.tssa)."""
-    if torch.is_grad_enabled() and (w.requires_grad or temperature.requires_grad):
-        return autograd.Full.apply(w, temperature, mask, cu_seqlens)
-    return torch.ops.tost.cpu_tssa(w, temperature, mask, cu_seqlens)
-
-
-def causal_tssa(
-    w: Tensor,
-    temperature: Tensor,
-    bias: Tensor | None,
-    decay: Tensor | None,
-    mask: Tensor | None,
-    cu_seqlens: Tensor | None,
-    energy: Tensor | None,
-    moment: Tensor | None,
-    mass: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Causal token statistics; returns y and the outgoing energy, moment, mass (see tost.ops.api.causal_tssa)."""
-    inputs = (w, temperature, bias, decay, mask, cu_seqlens, energy, moment, mass)
-    keep = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in inputs)
-    if keep:
-        return autograd.Causal.apply(*inputs, True)[:4]
-    return torch.ops.tost.cpu_causal_tssa(*inputs, False)[:4]
+tssa, causal_tssa = register(
+    "cpu",
+    "CPU",
+    Kernels(operators.full, operators.full_backward, operators.causal, operators.causal_backward, _state_rows),
+)
 
 
 def warm(dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> dict[str, float]:

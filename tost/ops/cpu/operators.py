@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tost.ops.common import statistics_dtype
+from tost.ops.registration import count_of
 
 PAGE = 1 << 21  # bytes of a large page
 LARGE, NEVER = 1 << 21, 1 << 62  # numbers of a sequence from which threads share it for the cache's sake
@@ -54,10 +55,6 @@ def address(tensor: Tensor | None) -> int:
 def ready(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Contiguous, in this dtype."""
     return None if tensor is None else tensor.to(dtype).contiguous()
-
-
-def count_of(w: Tensor, cu_seqlens: Tensor | None) -> int:
-    return w.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
 
 def plan(w: Tensor, cu_seqlens: Tensor | None, unit: int, large: int, passes: int, whole: tuple[int, int]) -> Plan:
