@@ -79,8 +79,9 @@ def backends() -> Iterator[str]:
     w = torch.randn(2, 33, 3, 8, generator=torch.Generator().manual_seed(0))
     temperature = torch.ones(3)
     for name in BACKENDS:
+        x, t = (w.cuda(), temperature.cuda()) if name == "triton" and torch.cuda.is_available() else (w, temperature)
         try:
-            which_backend(w, name)
+            which_backend(x, name)
         except ValueError as declined:
             yield f"{name}: {declined}"
             continue
@@ -89,7 +90,7 @@ def backends() -> Iterator[str]:
             continue
         operators: tuple[Any, ...] = (tssa, causal_tssa)
         error = max(
-            float((call(w, temperature, backend=name) - call(w, temperature, backend="reference")).abs().max())
+            float((call(x, t, backend=name).cpu() - call(w, temperature, backend="reference")).abs().max())
             for call in operators
         )
         yield f"{name}: ready, {error:.0e} from the reference" + ("" if error < 1e-5 else "  <- wrong results")

@@ -246,13 +246,16 @@ class Call:
         self.temperature = temperature.to(self.wide).contiguous()
         self.bias = None if bias is None else bias.to(self.wide).contiguous()
         self.decay = None if decay is None else decay.to(self.wide).contiguous()
-        # a GPU's own logarithm is coarse near 1, where every bit of it counts
-        self.rates = None if decay is None else decay.double().log2().to(self.wide)
         self.keep, self.shape = keep, {"H": H, "D": D}
         self.by_sequence, T = settings.causal(w, cu_seqlens, KEPT if keep else None)
         self.tiles = tiles_of(w, cu_seqlens, T)
         self.flags = {"MASKED": mask is not None, "GATED": decay is not None}
         self.biased = {"BIASED": bias is not None, "BIAS_ROWS": 1 if bias is None else max(1, bias.shape[0] * N)}
+
+    @property
+    def rates(self) -> Tensor | None:
+        """[H], logarithms of the decay to the base 2. A kernel's own logarithm is coarse near 1, where it counts."""
+        return None if self.decay is None else self.decay.double().log2().to(self.wide)
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return self.w.new_empty(shape, dtype=dtype or self.wide)

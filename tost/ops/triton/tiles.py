@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -89,6 +90,11 @@ def units(device: torch.device) -> int:
     """Multiprocessors of a device (compute units, on AMD's)."""
     if device.type == "cpu":
         return INTERPRETED_UNITS
+    return _units(device)
+
+
+@cache
+def _units(device: torch.device) -> int:
     return torch.get_device_module(device).get_device_properties(device).multi_processor_count
 
 

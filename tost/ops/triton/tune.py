@@ -51,7 +51,7 @@ def tune(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.dev
                 times[tuple(choice.items())] = do_bench(calls[call], warmup=5, rep=20, return_mode="median")
             except Exception as error:  # a block that this GPU has no room for is not a candidate
                 print(f"{kernel} {choice}: {type(error).__name__}", file=sys.stderr)
-        best = dict(min(times, key=lambda choice: times[choice])) if times else {}
+        best = dict(min(times.items(), key=lambda item: item[1])[0]) if times else {}
         settings.tried[settings.key(kernel, w)] = best
         found[settings.key(kernel, w)] = best
     settings.tried.clear()
