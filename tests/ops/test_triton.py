@@ -229,3 +229,13 @@ def test_compiles_for_gpus_that_are_not_here(target):
         if target.startswith("cuda"):
             assert row["spilled"] <= 64, row
             assert row["wide"] or row["kernel"].split(".")[1] in ("total_kernel", "scan_kernel"), row
+
+
+@interpreted
+def test_results_share_no_memory(monkeypatch):
+    """torch's operators may not return views of one another, not even for one sequence of one head."""
+    monkeypatch.setattr(settings, "ONE_LAUNCH", 0)
+    monkeypatch.setattr(settings, "SEQUENCES_PER_UNIT", 10**6)
+    w, temperature, _ = make_inputs((1, 5, 1, 1))
+    results = torch.ops.tost.triton_causal_tssa(w, temperature, *(None,) * 7, True)
+    assert len({part.untyped_storage().data_ptr() for part in results}) == len(results)

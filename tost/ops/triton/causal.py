@@ -316,7 +316,7 @@ def _by_tile(call: Call, state: list[Tensor | None]) -> tuple[Tensor, ...]:
         **shared,
         **settings.tile_head("causal output", w, tiles, each=512),
     )
-    ends = energy, sums[..., :D].contiguous(), sums[..., D].contiguous()
+    ends = energy, sums[..., :D].clone(memory_format=torch.contiguous_format), sums[..., D].clone()
     if call.keep:
         return y, *ends, membership, states
     return y, *ends, call.empty(0), call.empty(0)
