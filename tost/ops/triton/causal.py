@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tost.ops.common import CAUSAL_FLOOR, MASS_EPS, statistics_dtype
 from tost.ops.triton import settings
-from tost.ops.triton.blocks import head_block, load_token, real_rows, running, softmax_heads
+from tost.ops.triton.blocks import gates, head_block, lane_block, load_token, real_rows, running, softmax_heads, spread
 from tost.ops.triton.scan import scan
 from tost.ops.triton.tiles import on_device, tile_at, tile_count, tile_range, tiles_of
 
@@ -39,11 +39,14 @@ def energy_kernel(
 ):  # fmt: skip
     """energies [P, C of WIDTH]: what a tile adds to the energy after its last token; counts [P]: its tokens."""
     p = tl.program_id(0)
-    sequence, start, end = tile_at(p, table, N, T, PACKED)
+    sequence, start, count = tile_at(p, table, N, T, PACKED)
+    w += start * C
+    if MASKED:
+        mask += start
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     WIDE: tl.constexpr = energies.dtype.element_ty
-    rows = start + tl.arange(0, T)
-    real = real_rows(rows, start, end, mask, MASKED)
+    rows = tl.arange(0, T)
+    real = real_rows(rows, 0, count, mask, MASKED)
     here = real[:, None] & (column < C)[None, :]
     x = tl.load(w + rows[:, None] * C + column[None, :], mask=here, other=0.0).to(WIDE)
     x = x * x
@@ -65,7 +68,10 @@ def membership_kernel(
 ):  # fmt: skip
     """membership [B, N, H], and moments [P, H (D + 1) of WIDTH]: what a tile adds to moment and mass."""
     p = tl.program_id(0)
-    sequence, start, end = tile_at(p, table, N, T, PACKED)
+    sequence, start, count = tile_at(p, table, N, T, PACKED)
+    w, membership = w + start * H * D, membership + start * H
+    if MASKED:
+        mask += start
     WIDE: tl.constexpr = membership.dtype.element_ty
     C = H * D
     head = tl.arange(0, HP)
@@ -78,10 +84,10 @@ def membership_kernel(
     energy = tl.zeros([HP, DP], WIDE)
     moment = tl.zeros([HP, DP], WIDE)
     mass = tl.zeros([HP], WIDE)
-    coming, comes = load_token(w, start, start, end, mask, C, feature, exists, MASKED)
-    for row in range(start, end):
+    coming, comes = load_token(w, 0, count, mask, C, feature, exists, MASKED)
+    for row in range(0, count):
         x, real = coming.to(WIDE), comes
-        coming, comes = load_token(w, row + 1, start, end, mask, C, feature, exists, MASKED)
+        coming, comes = load_token(w, row + 1, count, mask, C, feature, exists, MASKED)
         square = x * x
         if GATED:
             l = tl.where(real, gate, 1.0)
@@ -90,7 +96,7 @@ def membership_kernel(
         energy += square
         score = tl.sum(square / tl.maximum(entered + energy, FLOOR), 1)
         if BIASED:
-            score += D * tl.load(bias + (row % BIAS_ROWS) * H + head, mask=head < H, other=0.0)
+            score += D * tl.load(bias + ((start + row) % BIAS_ROWS) * H + head, mask=head < H, other=0.0)
         pi = tl.where(real, softmax_heads(t * score, head < H, 0), 0.0)
         tl.store(membership + row * H + head, pi, mask=head < H)
         moment += pi[:, None] * square
@@ -104,36 +110,35 @@ def membership_kernel(
 @triton.jit
 def output_kernel(
     w, decay, rates, mask, membership, moments, y, table, first, N, H, D, WIDTH,
-    T: tl.constexpr, PACKED: tl.constexpr, MASKED: tl.constexpr, GATED: tl.constexpr, DP: tl.constexpr,
+    T: tl.constexpr, PACKED: tl.constexpr, MASKED: tl.constexpr, GATED: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, EACH: tl.constexpr,
 ):  # fmt: skip
-    """y [B, N, H, D] = -Pi w / (1 + S / (P + eps)), one head of a tile."""
+    """y [B, N, H, D] = -Pi w / (1 + S / (P + eps)), one head of a tile, ROWS tokens at once."""
     p, h = tl.program_id(0), tl.program_id(1)
-    sequence, start, end = tile_at(p, table, N, T, PACKED)
+    sequence, start, count = tile_at(p, table, N, T, PACKED)
+    w, y, membership = w + start * H * D, y + start * H * D, membership + start * H
+    if MASKED:
+        mask += start
     WIDE: tl.constexpr = membership.dtype.element_ty
-    rows = start + tl.arange(0, T)
-    d = tl.arange(0, DP)
-    real = real_rows(rows, start, end, mask, MASKED)
-    place = (rows[:, None] * H + h) * D + d[None, :]
-    x = tl.load(w + place, mask=real[:, None] & (d < D)[None, :], other=0.0).to(WIDE)
-    pi = tl.load(membership + rows * H + h, mask=real, other=0.0)
+    feature, exists = lane_block(D, LANES, EACH)
     own = moments + p.to(tl.int64) * WIDTH + h * (D + 1)
-    moment = tl.load(own + d, mask=d < D, other=0.0)[None, :]
+    moment = tl.load(own + feature, mask=exists, other=0.0)
     mass = tl.load(own + D)
-    gate, through = gates(decay, rates, real, h, WIDE, GATED)
-    mass = running(pi, gate, GATED, False) + through * mass
-    moment = running(pi[:, None] * x * x, gate[:, None] + tl.zeros_like(x), GATED, False) + through[:, None] * moment
-    out = -pi[:, None] * x / (1 + moment / (mass + EPS)[:, None])
-    tl.store(y + place, out.to(y.dtype.element_ty), mask=(rows < end)[:, None] & (d < D)[None, :])
-
-
-@triton.jit
-def gates(decay, rates, real, h, WIDE: tl.constexpr, GATED: tl.constexpr):
-    """By row of a tile: what survives the step to it, and what survives of what entered the tile."""
-    ones = tl.where(real, 1.0, 1.0).to(WIDE)
-    if GATED:
-        gate = tl.where(real, tl.load(decay + h), ones)
-        return gate, tl.exp2(tl.load(rates + h) * tl.cumsum(real.to(tl.int32), 0).to(WIDE))
-    return ones, ones
+    for row in range(0, count, ROWS):
+        rows = row + tl.arange(0, ROWS)
+        real = real_rows(rows, 0, count, mask, MASKED)
+        place = ((rows * H + h) * D)[:, None, None] + feature[None, :, :]
+        x = tl.load(w + place, mask=real[:, None, None] & exists[None, :, :], other=0.0).to(WIDE)
+        pi = tl.load(membership + rows * H + h, mask=real, other=0.0)
+        gate, through, reach, whole = gates(decay, rates, real, h, WIDE, GATED)
+        weighed = pi[:, None, None] * x * x
+        masses = running(pi, gate, GATED, False) + through * mass
+        m = running(weighed, spread(gate, x), GATED, False) + through[:, None, None] * moment[None, :, :]
+        m = m * (1 / (masses + EPS))[:, None, None]
+        out = -pi[:, None, None] * x / (1 + m)
+        tl.store(y + place, out.to(y.dtype.element_ty), mask=(rows < count)[:, None, None] & exists[None, :, :])
+        moment = whole * moment + tl.sum(reach[:, None, None] * weighed, 0)
+        mass = whole * mass + tl.sum(reach * pi, 0)
 
 
 @triton.jit
@@ -165,7 +170,12 @@ def sequence_kernel(
         moment_base += tl.load(moment_in + sequence * C + feature, mask=exists, other=0.0)
         mass_base += tl.load(mass_in + sequence * H + head, mask=some, other=0.0)
     while tile < last:
-        _, start, end = tile_at(tile, table, N, T, PACKED)
+        _, start, count = tile_at(tile, table, N, T, PACKED)
+        tokens, outputs, memberships, masks = w + start * C, y + start * C, membership, mask
+        if KEEP:
+            memberships += start * H
+        if MASKED:
+            masks += start
         kept = tl.full([HP], 1.0, tl.float64)
         entered, moment_entered, mass_entered = energy_base.to(WIDE), moment_base.to(WIDE), mass_base.to(WIDE)
         if KEEP:
@@ -175,10 +185,10 @@ def sequence_kernel(
         energy = tl.zeros([HP, DP], WIDE)
         moment = tl.zeros([HP, DP], WIDE)
         mass = tl.zeros([HP], WIDE)
-        coming, comes = load_token(w, start, start, end, mask, C, feature, exists, MASKED)
-        for row in range(start, end):
+        coming, comes = load_token(tokens, 0, count, masks, C, feature, exists, MASKED)
+        for row in range(0, count):
             x, real = coming.to(WIDE), comes
-            coming, comes = load_token(w, row + 1, start, end, mask, C, feature, exists, MASKED)
+            coming, comes = load_token(tokens, row + 1, count, masks, C, feature, exists, MASKED)
             square = x * x
             if GATED:
                 l = tl.where(real, gate, 1.0)
@@ -189,14 +199,14 @@ def sequence_kernel(
             energy += square
             score = tl.sum(square / tl.maximum(entered + energy, FLOOR), 1)
             if BIASED:
-                score += D * tl.load(bias + (row % BIAS_ROWS) * H + head, mask=some, other=0.0)
+                score += D * tl.load(bias + ((start + row) % BIAS_ROWS) * H + head, mask=some, other=0.0)
             pi = tl.where(real, softmax_heads(t * score, some, 0), 0.0)
             if KEEP:
-                tl.store(membership + row * H + head, pi, mask=some)
+                tl.store(memberships + row * H + head, pi, mask=some)
             moment += pi[:, None] * square
             mass += pi
             m = (moment_entered + moment) / (mass_entered + mass + EPS)[:, None]
-            tl.store(y + row * C + feature, (-pi[:, None] * x / (1 + m)).to(y.dtype.element_ty), mask=exists)
+            tl.store(outputs + row * C + feature, (-pi[:, None] * x / (1 + m)).to(y.dtype.element_ty), mask=exists)
         energy_base = kept[:, None] * energy_base + energy.to(tl.float64)
         moment_base = kept[:, None] * moment_base + moment.to(tl.float64)
         mass_base = kept * mass_base + mass.to(tl.float64)
@@ -280,7 +290,7 @@ def _by_sequence(call: Call, state: list[Tensor | None]) -> tuple[Tensor, ...]:
     sequence_kernel[tiles.S,](
         w, call.temperature, call.bias, call.decay, call.mask, *state, y, *ends, membership, states,
         STATE=state[0] is not None, KEEP=call.keep, **call.shape, **tiles.arguments, **call.flags, **call.biased,
-        **settings.token("causal sequence", w, each=256),
+        **settings.token("causal sequence", w),
     )  # fmt: skip
     return y, *ends, membership, states
 
@@ -305,17 +315,9 @@ def _by_tile(call: Call, state: list[Tensor | None]) -> tuple[Tensor, ...]:
     entry = None if moment is None or mass is None else torch.cat([moment, mass.unsqueeze(-1)], -1)
     scan(found[:, C:], states[:, C:], entry, sums, tiles, counts, rates, D + 1)
     output_kernel[tiles.P, H](
-        w,
-        call.decay,
-        rates,
-        call.mask,
-        membership,
-        states[:, C:],
-        y,
-        H=H,
-        **shared,
-        **settings.tile_head("causal output", w, tiles, each=512),
-    )
+        w, call.decay, rates, call.mask, membership, states[:, C:], y,
+        H=H, **shared, **settings.lanes("causal output", w, tiles),
+    )  # fmt: skip
     ends = energy, sums[..., :D].clone(memory_format=torch.contiguous_format), sums[..., D].clone()
     if call.keep:
         return y, *ends, membership, states

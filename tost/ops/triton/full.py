@@ -33,16 +33,19 @@ def energy_kernel(
 ):  # fmt: skip
     """partial [P, C]: the sum of w^2 over a tile; C columns, heads or not."""
     p = tl.program_id(0)
-    sequence, start, end = tile_at(p, table, N, T, PACKED)
+    sequence, start, count = tile_at(p, table, N, T, PACKED)
+    w += start * C
+    if MASKED:
+        mask += start
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    total = tl.zeros([COLUMNS], partial.dtype.element_ty)
-    for row in range(start, end, ROWS):
+    total = tl.zeros([ROWS, COLUMNS], partial.dtype.element_ty)
+    for row in range(0, count, ROWS):
         rows = row + tl.arange(0, ROWS)
-        real = real_rows(rows, start, end, mask, MASKED)
+        real = real_rows(rows, 0, count, mask, MASKED)
         here = real[:, None] & (column < C)[None, :]
         x = tl.load(w + rows[:, None] * C + column[None, :], mask=here, other=0.0).to(total.dtype)
-        total += tl.sum(x * x, 0)
-    tl.store(partial + p.to(tl.int64) * C + column, total, mask=column < C)
+        total += x * x
+    tl.store(partial + p.to(tl.int64) * C + column, tl.sum(total, 0), mask=column < C)
 
 
 @triton.jit
@@ -53,7 +56,10 @@ def membership_kernel(
 ):  # fmt: skip
     """membership [B, N, H], and partial [P, C + H]: the sums of Pi w^2 and of Pi over a tile."""
     p = tl.program_id(0)
-    sequence, start, end = tile_at(p, table, N, T, PACKED)
+    sequence, start, count = tile_at(p, table, N, T, PACKED)
+    w, membership = w + start * H * D, membership + start * H
+    if MASKED:
+        mask += start
     WIDE: tl.constexpr = partial.dtype.element_ty
     C = H * D
     head = tl.arange(0, HP)
@@ -62,16 +68,16 @@ def membership_kernel(
     t = tl.load(temperature + head, mask=head < H, other=0.0)
     mass = tl.zeros([HP], WIDE)
     moment = tl.zeros([HP, DP], WIDE)
-    for row in range(start, end, ROWS):
+    for row in range(0, count, ROWS):
         rows = row + tl.arange(0, ROWS)
-        real = real_rows(rows, start, end, mask, MASKED)
+        real = real_rows(rows, 0, count, mask, MASKED)
         here = real[:, None, None] & exists[None, :, :]
         x = tl.load(w + rows[:, None, None] * C + feature[None, :, :], mask=here, other=0.0).to(WIDE)
         square = x * x
         score = tl.sum(square * inverse[None, :, :], 2)
         pi = softmax_heads(t[None, :] * score, (head < H)[None, :], 1)
         pi = tl.where(real[:, None], pi, 0.0)
-        tl.store(membership + rows[:, None] * H + head[None, :], pi, mask=(rows < end)[:, None] & (head < H)[None, :])
+        tl.store(membership + rows[:, None] * H + head[None, :], pi, mask=(rows < count)[:, None] & (head < H)[None, :])
         mass += tl.sum(pi, 0)
         moment += tl.sum(pi[:, :, None] * square, 0)
     own = partial + p.to(tl.int64) * (C + H)
@@ -109,19 +115,22 @@ def output_kernel(
     T: tl.constexpr, PACKED: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """y [B, N, H, D] = -Pi w / (1 + m)."""
-    sequence, start, end = tile_at(tl.program_id(0), table, N, T, PACKED)
+    sequence, start, count = tile_at(tl.program_id(0), table, N, T, PACKED)
+    w, y, membership = w + start * H * D, y + start * H * D, membership + start * H
+    if MASKED:
+        mask += start
     C = H * D
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < C
     gate = -1 / (1 + tl.load(moment + sequence * C + column, mask=inside, other=0.0))
-    for row in range(start, end, ROWS):
+    for row in range(0, count, ROWS):
         rows = row + tl.arange(0, ROWS)
-        real = real_rows(rows, start, end, mask, MASKED)
+        real = real_rows(rows, 0, count, mask, MASKED)
         here = real[:, None] & inside[None, :]
         x = tl.load(w + rows[:, None] * C + column[None, :], mask=here, other=0.0).to(gate.dtype)
         pi = tl.load(membership + rows[:, None] * H + (column // D)[None, :], mask=here, other=0.0)
         out = (pi * x * gate[None, :]).to(y.dtype.element_ty)
-        tl.store(y + rows[:, None] * C + column[None, :], out, mask=(rows < end)[:, None] & inside[None, :])
+        tl.store(y + rows[:, None] * C + column[None, :], out, mask=(rows < count)[:, None] & inside[None, :])
 
 
 def full(w: Tensor, temperature: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:

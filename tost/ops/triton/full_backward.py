@@ -31,21 +31,25 @@ def gated_kernel(
 ):  # fmt: skip
     """inner [B, N, H] = sum_d q w g, and partial [P, C]: G = sum_n Pi w g over a tile."""
     p = tl.program_id(0)
-    sequence, start, end = tile_at(p, table, N, T, PACKED)
+    sequence, start, count = tile_at(p, table, N, T, PACKED)
+    w, g = w + start * H * D, g + start * H * D
+    membership, inner = membership + start * H, inner + start * H
+    if MASKED:
+        mask += start
     C = H * D
     head = tl.arange(0, HP)
     feature, exists = head_block(H, D, HP, DP)
     q = 1 / (1 + tl.load(moment + sequence * C + feature, mask=exists, other=0.0))
     total = tl.zeros([HP, DP], partial.dtype.element_ty)
-    for row in range(start, end, ROWS):
+    for row in range(0, count, ROWS):
         rows = row + tl.arange(0, ROWS)
-        real = real_rows(rows, start, end, mask, MASKED)
+        real = real_rows(rows, 0, count, mask, MASKED)
         here = real[:, None, None] & exists[None, :, :]
         place = rows[:, None, None] * C + feature[None, :, :]
         x = tl.load(w + place, mask=here, other=0.0).to(total.dtype)
         product = x * tl.load(g + place, mask=here, other=0.0).to(total.dtype)
         by_head = rows[:, None] * H + head[None, :]
-        inside = (rows < end)[:, None] & (head < H)[None, :]
+        inside = (rows < count)[:, None] & (head < H)[None, :]
         pi = tl.load(membership + by_head, mask=inside, other=0.0)
         tl.store(inner + by_head, tl.sum(product * q[None, :, :], 2), mask=inside)
         total += tl.sum(pi[:, :, None] * product, 0)
@@ -81,7 +85,11 @@ def couple_kernel(
 ):  # fmt: skip
     """f [B, N, H] in place of inner, and partial [P, C + H]: the sums of f w^2 / c and of the temperature's e s."""
     p = tl.program_id(0)
-    sequence, start, end = tile_at(p, table, N, T, PACKED)
+    sequence, start, count = tile_at(p, table, N, T, PACKED)
+    w = w + start * H * D
+    membership, inner = membership + start * H, inner + start * H
+    if MASKED:
+        mask += start
     WIDE: tl.constexpr = partial.dtype.element_ty
     C = H * D
     head = tl.arange(0, HP)
@@ -92,15 +100,15 @@ def couple_kernel(
     t = tl.load(temperature + head, mask=head < H, other=0.0)
     dt = tl.zeros([HP], WIDE)
     pull = tl.zeros([HP, DP], WIDE)
-    for row in range(start, end, ROWS):
+    for row in range(0, count, ROWS):
         rows = row + tl.arange(0, ROWS)
-        real = real_rows(rows, start, end, mask, MASKED)
+        real = real_rows(rows, 0, count, mask, MASKED)
         here = real[:, None, None] & exists[None, :, :]
         x = tl.load(w + rows[:, None, None] * C + feature[None, :, :], mask=here, other=0.0).to(WIDE)
         square = x * x
         share = square * inverse[None, :, :]
         by_head = rows[:, None] * H + head[None, :]
-        inside = (rows < end)[:, None] & (head < H)[None, :]
+        inside = (rows < count)[:, None] & (head < H)[None, :]
         pi = tl.load(membership + by_head, mask=inside, other=0.0)
         u = tl.sum(square * a[None, :, :], 2) - tl.load(inner + by_head, mask=inside, other=0.0) - b[None, :]
         e = pi * (u - tl.sum(pi * u, 1)[:, None])
@@ -119,7 +127,11 @@ def gradient_kernel(
     T: tl.constexpr, PACKED: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """dw [B, N, H, D] = 2 w (Pi A + f/c - E) - Pi q g; E comes without its second division by c."""
-    sequence, start, end = tile_at(tl.program_id(0), table, N, T, PACKED)
+    sequence, start, count = tile_at(tl.program_id(0), table, N, T, PACKED)
+    w, g, dw = w + start * H * D, g + start * H * D, dw + start * H * D
+    membership, f = membership + start * H, f + start * H
+    if MASKED:
+        mask += start
     C = H * D
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < C
@@ -129,9 +141,9 @@ def gradient_kernel(
     a = tl.load(A + place, mask=inside, other=0.0)
     pull = tl.where(energies >= FLOOR, tl.load(E + place, mask=inside, other=0.0) * inverse, 0.0)
     q = 1 / (1 + tl.load(moment + place, mask=inside, other=0.0))
-    for row in range(start, end, ROWS):
+    for row in range(0, count, ROWS):
         rows = row + tl.arange(0, ROWS)
-        real = real_rows(rows, start, end, mask, MASKED)
+        real = real_rows(rows, 0, count, mask, MASKED)
         here = real[:, None] & inside[None, :]
         x = tl.load(w + rows[:, None] * C + column[None, :], mask=here, other=0.0).to(a.dtype)
         y = tl.load(g + rows[:, None] * C + column[None, :], mask=here, other=0.0).to(a.dtype)
@@ -140,7 +152,7 @@ def gradient_kernel(
         force = tl.load(f + by_head, mask=here, other=0.0)
         out = 2 * x * (pi * a[None, :] + (force * inverse[None, :] - pull[None, :])) - pi * q[None, :] * y
         out = out.to(dw.dtype.element_ty)
-        tl.store(dw + rows[:, None] * C + column[None, :], out, mask=(rows < end)[:, None] & inside[None, :])
+        tl.store(dw + rows[:, None] * C + column[None, :], out, mask=(rows < count)[:, None] & inside[None, :])
 
 
 def full_backward(
@@ -173,7 +185,7 @@ def full_backward(
         heads, grid = settings.heads("full gated", w, tiles)
         gated_kernel[grid](w, g, mask, membership, moment, inner, partial, **shared, **masked, **heads)
         pull_kernel[tiles.S, H](partial, moment, mass, A, B, **shared, **settings.totals(D))
-        heads, grid = settings.heads("full couple", w, tiles)
+        heads, grid = settings.heads("full couple", w, tiles, size=8192)
         couple_kernel[grid](w, t, mask, membership, energy, A, B, inner, partial, **shared, **masked, **heads)
         total(partial, E, None, tiles, H * D + H)
         columns, grid = settings.columns("full gradient", w, tiles)

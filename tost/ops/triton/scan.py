@@ -16,16 +16,17 @@ from tost.ops.triton.tiles import Tiles, tile_range
 @triton.jit
 def scan_kernel(
     found, counts, rates, entering, entry, leaving, table, first, N, D, WIDTH, COLUMNS,
-    T: tl.constexpr, PACKED: tl.constexpr, GATED: tl.constexpr, ENTRY: tl.constexpr, REVERSE: tl.constexpr,
-    MANY: tl.constexpr, BLOCK: tl.constexpr,
+    T: tl.constexpr, PACKED: tl.constexpr, PARTS: tl.constexpr, GATED: tl.constexpr, ENTRY: tl.constexpr,
+    REVERSE: tl.constexpr, MANY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """entering [P, COLUMNS of WIDTH] from found, alike: h_p = l^n h_{p-1} + found_{p-1}, h_0 = entry, in float64.
+    """entering [P PARTS, COLUMNS of WIDTH] from found, alike: h_p = l^n h_{p-1} + found_{p-1}, h_0 = entry, in float64.
 
-    counts [P] are the tokens n of each tile, rates [H] the logarithms of l to the base 2; column c belongs to head
-    c // D. leaving [S, COLUMNS] is what comes out of the last tile.
+    Tiles may have several parts. counts [P PARTS] are the tokens n of each, rates [H] the base-2 logarithms of l;
+    column c belongs to head c // D. leaving [S, COLUMNS] is what comes out of the last one.
     """
     sequence = tl.program_id(0).to(tl.int64)
     begin, end = tile_range(sequence, first, N, T, PACKED)
+    begin, end = begin * PARTS, end * PARTS
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < COLUMNS
     carry = tl.zeros([BLOCK], tl.float64)
@@ -72,13 +73,14 @@ def scan(
     counts: Tensor,
     rates: Tensor | None,
     D: int,
+    parts: int = 1,
     reverse: bool = False,
 ) -> None:
-    """Columns of found and entering [P, WIDTH] (views), entry and leaving [S, ...] float64."""
+    """Columns of found and entering [P parts, WIDTH] (views), entry and leaving [S, ...] float64."""
     columns = leaving[0].numel()
     options = settings.scan(columns)
     scan_kernel[tiles.S, triton.cdiv(columns, options["BLOCK"])](
         found, counts, rates, entering, entry, leaving, D=D, WIDTH=found.stride(0), COLUMNS=columns,
-        GATED=rates is not None, ENTRY=entry is not None, REVERSE=reverse, **options,
+        GATED=rates is not None, ENTRY=entry is not None, REVERSE=reverse, PARTS=parts, **options,
         **tiles.arguments,
     )  # fmt: skip

@@ -48,11 +48,11 @@ def columns(kernel: str, w: Tensor, tiles: Tiles) -> tuple[dict, tuple[int, ...]
     return options, (tiles.P, triton.cdiv(C, COLUMNS))
 
 
-def heads(kernel: str, w: Tensor, tiles: Tiles) -> tuple[dict, tuple[int, ...]]:
+def heads(kernel: str, w: Tensor, tiles: Tiles, size: int = 4096) -> tuple[dict, tuple[int, ...]]:
     """Blocks [ROWS, HP, DP] of kernels that need all heads of a token, and their grid."""
     HP, DP = padded(w.shape[2]), padded(w.shape[3])
-    ROWS = max(1, min(tiles.T, 4096 // (HP * DP)))
-    return _options(kernel, w, HP=HP, DP=DP, ROWS=ROWS, num_warps=warps(ROWS * HP * DP, 1024)), (tiles.P,)
+    ROWS = max(1, min(tiles.T, size // (HP * DP)))
+    return _options(kernel, w, HP=HP, DP=DP, ROWS=ROWS, num_warps=warps(ROWS * HP * DP, size // 4)), (tiles.P,)
 
 
 def tile_columns(kernel: str, w: Tensor, tiles: Tiles) -> tuple[dict, tuple[int, ...]]:
@@ -63,16 +63,18 @@ def tile_columns(kernel: str, w: Tensor, tiles: Tiles) -> tuple[dict, tuple[int,
     return options, (tiles.P, triton.cdiv(C, COLUMNS))
 
 
-def tile_head(kernel: str, w: Tensor, tiles: Tiles, each: int = 256) -> dict:
-    """Blocks [T, DP] of kernels that hold one head of a tile."""
+def lanes(kernel: str, w: Tensor, tiles: Tiles) -> dict:
+    """Blocks [ROWS, LANES, EACH] of kernels that take one head of a tile, a warp each."""
     DP = padded(w.shape[3])
-    return _options(kernel, w, DP=DP, num_warps=warps(tiles.T * DP, each))
+    LANES = min(32, DP)
+    options = _options(kernel, w, ROWS=16, LANES=LANES, EACH=DP // LANES, num_warps=1)
+    return {**options, "ROWS": min(options["ROWS"], 16, tiles.T)}
 
 
-def token(kernel: str, w: Tensor, each: int = 512) -> dict:
+def token(kernel: str, w: Tensor) -> dict:
     """Blocks [HP, DP] of kernels that take one token after another."""
     HP, DP = padded(w.shape[2]), padded(w.shape[3])
-    return _options(kernel, w, HP=HP, DP=DP, num_warps=warps(HP * DP, each))
+    return _options(kernel, w, HP=HP, DP=DP, num_warps=warps(HP * DP, 256))
 
 
 def scan(columns: int) -> dict:

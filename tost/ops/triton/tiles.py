@@ -60,7 +60,7 @@ def tile_count(w: Tensor, cu_seqlens: Tensor | None, T: int) -> int:
 
 @triton.jit
 def tile_at(p, table, N, T: tl.constexpr, PACKED: tl.constexpr):
-    """Sequence, first row and end of tile p, in 64 bits: w may have more than 2^31 entries."""
+    """Sequence and first row of tile p, in 64 bits as w may have more than 2^31 entries, and its number of tokens."""
     if PACKED:
         sequence = tl.load(table + 3 * p)
         start = tl.load(table + 3 * p + 1)
@@ -70,7 +70,7 @@ def tile_at(p, table, N, T: tl.constexpr, PACKED: tl.constexpr):
         sequence = (p // per_sequence).to(tl.int64)
         start = sequence * N + (p % per_sequence).to(tl.int64) * T
         end = tl.minimum(start + T, (sequence + 1) * N)
-    return sequence, start, end
+    return sequence, start, (end - start).to(tl.int32)
 
 
 @triton.jit

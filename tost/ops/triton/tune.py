@@ -28,11 +28,10 @@ KERNELS = {
     "full gradient": ("full backward", ("ROWS", "num_warps")),
     "causal energy": ("causal", ("num_warps",)),
     "causal membership": ("causal", ("num_warps",)),
-    "causal output": ("causal", ("num_warps",)),
+    "causal output": ("causal", ("ROWS",)),
     "causal sequence": ("step", ("num_warps",)),
-    "causal pull": ("causal backward", ("num_warps",)),
     "causal couple": ("causal backward", ("num_warps",)),
-    "causal gradient": ("causal backward", ("num_warps",)),
+    "causal gradient": ("causal backward", ("ROWS",)),
 }
 
 
