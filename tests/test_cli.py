@@ -50,8 +50,11 @@ def test_version(capsys):
         (["evaluate"], "run"),
         (["evaluate", ".", "--jsn"], "unknown option --jsn, did you mean --json?"),
         (["models", "tost_smal_*"], "no model matches"),
-        (["bench", "op"], "unknown command 'bench op', did you mean bench ops or bench vision or bench language?"),
-        (["bench"], "unknown command 'bench', did you mean bench ops or bench vision or bench language?"),
+        (["bench", "op"], "--group: expected one of"),
+        (["bench"], "group"),
+        (["bench", "ops", "--dtype", "int8"], "--dtype: expected one of"),
+        (["bench", "ops", "--rounds", "0"], "at least 1 round, got 0"),
+        (["bench", "ops", "--tokens", "3"], "unknown option --tokens"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )

@@ -9,7 +9,9 @@ import random
 import pytest
 import torch
 
-from tost.bench.ops import Result
+from tost.bench import command
+from tost.bench.result import Result
+from tost.bench.settings import Settings
 from tost.demo import demo, language_page, language_parts, page, parts
 from tost.demo.run import Options, part, run
 
@@ -80,44 +82,44 @@ def test_a_failing_part_says_which(capsys):
 
 
 def test_an_earlier_benchmark_is_reused_on_the_same_machine_only(tmp_path, monkeypatch):
-    green = Result(quick=True)
+    green = Result("scale", Settings(quick=True))
     calls = []
 
     def measured(*_):
         calls.append(1)
-        return Result(quick=True)
+        return green
 
-    monkeypatch.setattr("tost.bench.ops.measure_ops", measured)
-    monkeypatch.setattr("tost.bench.ops.write_folder", lambda *_: None)
-    (tmp_path / "ops.json").write_text(json.dumps(green.__dict__))
+    monkeypatch.setattr(command, "run", measured)
+    monkeypatch.setattr(command, "write_folder", lambda *_: None)
+    (tmp_path / "scale.json").write_text(json.dumps(command.as_json(green)))
     parts.benchmark(tmp_path, quick=True)
     assert not calls
     parts.benchmark(tmp_path, quick=False)
-    (tmp_path / "ops.json").write_text(
-        json.dumps({**green.__dict__, "machine": {**green.machine, "versions": "other"}})
-    )
+    other = {**command.as_json(green), "machine": {**green.machine, "versions": "other"}}
+    (tmp_path / "scale.json").write_text(json.dumps(other))
     parts.benchmark(tmp_path, quick=True)
     assert len(calls) == 2
 
 
 def test_a_red_gate_stops_the_demo(tmp_path, monkeypatch):
-    red = Result(quick=True, checks=[{"green": False, "said": "y is off"}])
-    monkeypatch.setattr("tost.bench.ops.measure_ops", lambda *_: red)
+    red = Result("scale", Settings(quick=True), checks=[{"green": False, "said": "y is off"}])
+    monkeypatch.setattr(command, "run", lambda *_: red)
     with pytest.raises(ValueError, match="y is off"):
         parts.benchmark(tmp_path, quick=True)
 
 
 def test_tiles_compare_the_largest_size_that_both_ran():
-    shape = {"op": "full", "direction": "forward+backward", "B": 1, "H": 8, "D": 48}
-    times = [{**shape, "contestant": "cpu", "N": n, "ms": n / 1000} for n in (1024, 4096)]
-    times += [{**shape, "contestant": "published", "N": n, "ms": n / 100} for n in (1024, 4096)]
-    times += [{**shape, "contestant": "softmax", "N": n, "ms": ms} for n, ms in ((4096, 122.88), (8192, None))]
-    memory = [{**shape, "contestant": name, "N": 1024, "bytes": b} for name, b in (("cpu", 10), ("softmax", 210))]
-    facts = page.bench_tiles({"times": times, "memory": memory})
+    time = {"what": "time", "op": "full", "direction": "forward+backward", "B": 1, "H": 8, "D": 48}
+    records = [{**time, "contestant": "cpu", "N": n, "ms": n / 1000} for n in (1024, 4096)]
+    records += [{**time, "contestant": "published", "N": n, "ms": n / 100} for n in (1024, 4096)]
+    records += [{**time, "contestant": "softmax", "N": n, "ms": ms} for n, ms in ((4096, 122.88), (8192, None))]
+    peak = {**time, "what": "peak", "N": 1024}
+    peaks = [{**peak, "contestant": name, "bytes": b} for name, b in (("cpu", 10), ("softmax", 210))]
+    layers = {"what": "layers", "contestant": "tost", "N": 8, "ms": 1.0}
+    facts = page.bench_tiles({"records": [*records, *peaks, layers]})
     assert [value for value, _ in facts] == ["10x", "30x", "21x"]
     assert "4,096" in facts[0][1] and "1,024" in facts[2][1]
-    few = [row for row in times if row["N"] == 1024]
-    assert len(page.bench_tiles({"times": few, "memory": []})) == 0
+    assert len(page.bench_tiles({"records": [r for r in records if r["N"] == 1024]})) == 0
 
 
 @pytest.fixture(scope="module")

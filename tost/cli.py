@@ -28,11 +28,7 @@ COMMANDS = {
     "generate": Command("tost.generation.command:generate", "write on from a prompt"),
     "serve": Command("tost.generation.serve:serve", "answer clients of the OpenAI protocol"),
     "demo": Command("tost.demo:demo", "train on scanned digits and on source code, and show the models at work"),
-    "bench ops": Command("tost.bench.ops:bench_ops", "time and memory of the operator beside its rivals"),
-    "bench vision": Command("tost.bench.vision:bench_vision", "a whole vision model beside the published one"),
-    "bench language": Command(
-        "tost.bench.language:bench_language", "a whole language model beside GPT-2 and the published"
-    ),
+    "bench": Command("tost.bench.command:bench", "time and memory beside the rivals, after checking what is timed"),
     "models": Command("tost.cli:models", "list the models and their sizes", raw=True),
     "doctor": Command("tost.doctor:doctor", "what this machine has, which backends work here"),
 }

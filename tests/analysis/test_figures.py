@@ -21,7 +21,8 @@ from tost.analysis import (
     rate_figure,
     save_csv,
 )
-from tost.analysis.benchmark_figure import curves, exponent
+from tost.analysis.benchmark_figure import curves
+from tost.analysis.growth_law import crossing, exponent, tail
 from tost.analysis.membership_figure import enlarge, span
 from tost.rates import RateRecord
 
@@ -44,11 +45,20 @@ def bench_result(sizes=(1024, 2048, 4096)):
     for op in ("full", "causal"):
         for n in sizes:
             for name, power, ms in (("softmax", 2, 1e-6), ("published", 1, 1e-3), ("cpu", 1, 1e-4)):
-                row = {"contestant": name, "op": op, "direction": "forward+backward", "B": 1, "N": n, "H": 8, "D": 48}
+                row = {
+                    "what": "time",
+                    "contestant": name,
+                    "op": op,
+                    "direction": "forward+backward",
+                    "B": 1,
+                    "N": n,
+                    "H": 8,
+                    "D": 48,
+                }
                 times.append({**row, "ms": ms * n**power, "speed_up": 1.0, "quartiles_ms": [1, 2]})
-                memory.append({**row, "bytes": 100 * n**power, "note": None})
+                memory.append({**row, "what": "peak", "bytes": 100 * n**power, "note": None})
         times.append({**times[-1], "contestant": "sdpa", "ms": None, "note": "over 5 s a call"})
-    return {"times": times, "memory": memory}
+    return [*times, *memory, {"what": "layers", "N": 7}]
 
 
 def test_rate_figure_keeps_means_and_spreads():
@@ -117,7 +127,7 @@ def test_span_has_digits_that_tell_apart(low, high, text):
 
 
 def test_exponents_are_fitted():
-    series = curves(bench_result()["times"], "ms", "full", "forward+backward", (1, 8, 48))
+    series = curves(bench_result()[:-1], "ms", "full", "forward+backward", (1, 8, 48))
     assert exponent(series["softmax"]) == pytest.approx(2)
     assert exponent(series["cpu"]) == pytest.approx(1)
     assert exponent(series["cpu"][:2]) is None
@@ -126,7 +136,18 @@ def test_exponents_are_fitted():
 
 def test_benchmark_figure_needs_a_sweep():
     with pytest.raises(ValueError, match="two or more numbers of tokens"):
-        benchmark_figure({"times": bench_result((1024,))["times"][:1], "memory": []})
+        benchmark_figure(bench_result((1024,))[:1])
+
+
+def test_only_the_largest_lengths_count_for_an_exponent():
+    fixed_cost = [(64, 5.0), (256, 5.0), (1024, 10.0), (4096, 40.0), (16384, 160.0)]
+    assert exponent(tail(fixed_cost)) == pytest.approx(1) and exponent(fixed_cost) < 0.7
+
+
+def test_curves_cross_where_they_are_equal():
+    ours, theirs = [(n, 1000 + n) for n in (100, 1000, 10000)], [(n, n * n / 1000) for n in (100, 1000, 10000)]
+    assert 1000 < crossing(ours, theirs) < 10000
+    assert crossing(theirs, ours) is None and crossing(ours, ours) is None
 
 
 def test_a_figure_is_saved_with_its_numbers(tmp_path):

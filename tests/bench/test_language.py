@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import pytest
 import torch
 from torch.testing import assert_close
 from transformers import DynamicCache
 
-from tost.bench import language, language_gate, prefill
+from tost.bench import language_gate, prefill
+from tost.bench.gate import Check
+from tost.bench.graph import check_steps, static_step
+from tost.bench.groups.decode import gpt2_step
 from tost.bench.growth import growth_records
 from tost.bench.language_models import (
     Size,
@@ -22,24 +22,11 @@ from tost.bench.language_models import (
     size_of,
     tost_model,
 )
-from tost.bench.language_plan import Plan, make_plan
-from tost.bench.language_speed import decode_records
-from tost.bench.language_tables import timed
-from tost.bench.products import KINDS, REST, time_by_kind, usual_products
+from tost.bench.products import KINDS, REST, share_records, time_by_kind, usual_products
 from tost.models.language import ToSTForCausalLM, preset
 from tost.nn import causal, linear
 
 SIZE = Size(32, 2, 2, 96)
-SMALL = Plan("small", SIZE, (24, 48), 32, 24, ((64, 0), (128, 32)), 2, 30.0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small models gain nothing from a second thread, and wait for it where other processes run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def red(size=SIZE):
@@ -81,46 +68,8 @@ def test_the_gate_sees_a_parameter_that_does_not_learn(monkeypatch):
             self.model.blocks[0].mixer.temperature.requires_grad_(False)
 
     monkeypatch.setattr("tost.bench.language_models.ToSTForCausalLM", Frozen)
-    assert [what.split(" {")[0] for what in red()] == ["tost against published, which parameters learn"]
-
-
-def test_a_red_gate_prints_no_speed_up(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(language, "make_plan", lambda *_: SMALL)
-    monkeypatch.setattr(
-        language, "check_models", lambda _: [language_gate.Check("logits", 1.0, 1e-5), language_gate.Check("x", 0, 1)]
-    )
-    assert language.bench_language(quick=True, out=tmp_path) == 1
-    told = capsys.readouterr()
-    assert told.out == "" and "wrong results" in told.err and "logits: off by 1.0e+00" in told.err
-    assert [path.name for path in tmp_path.iterdir()] == ["language.json"]
-
-
-def test_a_green_run_reports_and_writes(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(language, "make_plan", lambda *_: SMALL)
-    assert language.bench_language(quick=True, out=tmp_path, json=tmp_path / "all.json") == 0
-    text = capsys.readouterr().out
-    for told in ("Gate: green", "| GPT-2, cache allocated beforehand | ", "chunks of 32", "with logits of all tokens"):
-        assert told in text
-    found = json.loads((tmp_path / "language.json").read_text())
-    assert json.loads((tmp_path / "all.json").read_text()) == found
-    assert (tmp_path / "language.csv").read_text().startswith("what,")
-    assert {r["contestant"] for r in found["forward"]} == {"tost", "tost_usual", "published", "gpt2"}
-    assert {r["contestant"] for r in found["training"]} == {"tost", "tost_usual", "published", "gpt2"}
-    for shares in (found["forward_shares"], found["training_shares"]):
-        assert all(sum(share.values()) == pytest.approx(1) for share in shares.values())
-        assert all(share["matrix products"] > 0 for share in shares.values())
-    if sys.platform == "linux":
-        assert all(r["bytes"] > 0 for r in found["prefill"])
-
-
-def test_decoding_keeps_a_state_that_does_not_grow():
-    found = {(r["contestant"], r["context"]): r["state_bytes"] for r in decode_records(SMALL)}
-    H, D = 2, 16
-    assert found["tost", 24] == found["tost", 48] == 2 * 8 * (H * (2 * D + 1) + 1)
-    for name in ("gpt2_dynamic", "gpt2_static"):
-        assert found[name, 48] > 1.9 * found[name, 24]
-    assert found["gpt2_dynamic", 24] == 2 * 2 * 24 * 32 * 4
-    assert ("published", 24) in found and ("published", 48) not in found
+    said = "tost against published, gradients (worst: transformer.h.0.attn.temp does not learn)"
+    assert red() == [said]
 
 
 def test_softmax_grows_where_token_statistics_do_not():
@@ -181,12 +130,6 @@ def test_reading_in_chunks_changes_no_state():
             assert_close(other, one, rtol=1e-5, atol=1e-6)
 
 
-def test_a_child_that_fails_is_told(monkeypatch):
-    monkeypatch.setattr(prefill.sys, "executable", "false")
-    (record,) = prefill.prefill_records([(64, 0)])
-    assert record["bytes"] is None and "stopped" in record["note"]
-
-
 def test_shares_of_time_name_the_products():
     w = torch.randn(256, 256)
     found = time_by_kind(lambda: torch.nn.functional.gelu(w @ w))
@@ -203,20 +146,41 @@ def test_usual_products_puts_the_choice_back(monkeypatch):
     assert linear.AMD is True
 
 
-def test_plans():
-    full, quick = make_plan(False), make_plan(True)
-    assert full.size == Size(768, 12, 12, 50304) and full.contexts == (512, 2048, 8192, 32768)
-    assert full.forward_tokens == 4096 and full.training_tokens == 1024 and (1048576, 4096) in full.prefill
-    assert max(quick.contexts) < 4096 and make_plan(True, "tiny").size == size_of("tiny")
+def test_a_step_in_place_is_the_usual_step():
+    model, ids = tost_model(SIZE, None, scale=1.0), random_text(SIZE, 20)
+    with torch.inference_mode():
+        caches = [prefill.read(model, ids, 20) for _ in range(2)]
+        tokens = [torch.tensor([[7]]) for _ in range(2)]
+        places = [part.data_ptr() for layer in caches[0].layers for part in layer.state]
+        steps = (
+            static_step(model, caches[0], tokens[0]),
+            lambda: tokens[1].copy_(model(tokens[1], past_key_values=caches[1]).logits[:, -1:].argmax(-1)),
+        )
+        check = check_steps((steps[0], caches[0]), (steps[1], caches[1]), "states")
+        assert check.green and torch.equal(*tokens), str(check)
+        assert [part.data_ptr() for layer in caches[0].layers for part in layer.state] == places
+        steps[0]()
+        assert not check_steps((steps[0], caches[0]), (steps[1], caches[1]), "one token apart").green
 
 
-def test_times_say_the_factor():
-    assert timed({"contestant": "gpt2", "ms": 12.34, "over_tost": 1.234}) == "12.3 (1.23x)"
-    assert timed({"contestant": "tost", "ms": 1234.5, "over_tost": 1.0}) == "1,234"
-    assert timed({"contestant": "published", "ms": 200.0, "over_tost": 23.4}) == "200 (23x)"
+def test_the_static_cache_stays_where_it_is():
+    model = gpt2_model(SIZE, 64)
+    with torch.no_grad():
+        cache = gpt2_cache(model, 24, static=True)
+        before, step = cache_nbytes(cache), gpt2_step(model, cache, 24, static=True)
+        for _ in range(5):
+            step()
+    assert cache_nbytes(cache) == before
 
 
-@pytest.mark.parametrize("arguments", [{"rounds": 0}, {"model": "bose"}])
-def test_senseless_requests_are_refused(arguments):
-    with pytest.raises(ValueError, match=r"at least 1|unknown preset"):
-        language.bench_language(**arguments)
+def test_all_products_are_matrix_products_and_convolutions():
+    conv = torch.nn.Conv2d(8, 8, 3)
+    x = torch.randn(4, 8, 32, 32)
+    with torch.no_grad():
+        (record,) = share_records({"tost": lambda: torch.relu(conv(x)) @ torch.randn(30, 30)}, "cpu", model="m")
+    assert record["convolutions"] > 0 < record["matrix products"]
+    assert record["all products"] == pytest.approx(record["convolutions"] + record["matrix products"])
+
+
+def test_a_failed_check_says_by_how_much():
+    assert str(Check("x", 0.5, 1e-3)) == "x: off by 5.0e-01, 1e-03 allowed" and not Check("x", torch.nan, 1.0).green

@@ -55,6 +55,10 @@ class Drawing:
 
     def png(self, theme: Theme = LIGHT) -> bytes:
         """The picture as a PNG file's bytes."""
+        return self.picture("png", theme)
+
+    def picture(self, kind: str, theme: Theme = LIGHT) -> bytes:
+        """The picture as a file's bytes, kind "png" or "svg"."""
         matplotlib = require("matplotlib", extra="analysis")
         agg = require("matplotlib.backends.backend_agg", extra="analysis")
         with matplotlib.rc_context(settings(theme)):
@@ -62,13 +66,13 @@ class Drawing:
             agg.FigureCanvasAgg(figure)
             self.draw(figure, theme)
             buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=self.dpi, metadata={"Software": None})
+            figure.savefig(buffer, format=kind, dpi=self.dpi, metadata={"Software" if kind == "png" else "Date": None})
         return buffer.getvalue()
 
     def save(self, path: str | Path) -> None:
-        """The light picture at `path` (a .png) and its numbers beside it (.csv)."""
+        """The light picture at `path` (.png or .svg) and its numbers beside it (.csv)."""
         path = Path(path)
-        picture = self.png()
+        picture = self.picture(path.suffix[1:])
         with atomic_write(path) as file:
             file.write(picture)
         save_csv(self.rows, path.with_suffix(".csv"))

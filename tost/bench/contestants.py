@@ -1,4 +1,4 @@
-"""Who runs in `tost bench ops`: each contestant turns a case into a call to time and into values to check."""
+"""Who runs beside whom: each contestant turns a case into a call to time and into values to check."""
 
 # B batch, N tokens, H heads, D features per head
 
@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tost.bench import published
-from tost.ops import causal_tssa, tssa
+from tost.bench import attention, published
+from tost.bench.settings import DTYPES
+from tost.ops import BACKENDS, causal_tssa, tssa
+
+OPS = ("full", "causal")
 
 
 class Case(NamedTuple):
@@ -25,6 +28,8 @@ class Case(NamedTuple):
     N: int
     H: int
     D: int
+    dtype: str = "float32"
+    device: str = "cpu"
 
     @property
     def direction(self) -> str:
@@ -32,23 +37,32 @@ class Case(NamedTuple):
 
     @property
     def w_bytes(self) -> int:
-        return 4 * self.B * self.N * self.H * self.D
+        return DTYPES[self.dtype].itemsize * self.B * self.N * self.H * self.D
+
+    def record(self, contestant: str) -> dict[str, Any]:
+        """The columns of a flat record that say what was measured."""
+        shape = {"B": self.B, "N": self.N, "H": self.H, "D": self.D}
+        return {"contestant": contestant, "op": self.op, "direction": self.direction, **shape}
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """`make(case)` gives the function of its inputs, `inputs` tensors [B, N, H, D], or [B, H, N, D] if `heads_first`.
+    """`make(case)` gives the function of its inputs [B, N, H, D], or [B, H, N, D] if `heads_first`.
 
-    exact: computes the operator (checked against the float64 eager backend); kind: ours, rival or floor.
+    computes: "tssa" (w and temperature), "copy" (w), else attention of q, k, v by that name in tost.bench.definitions.
+    kind: ours, rival or floor.  needs: one of these packages.  quadratic: time grows with the square of N.
     """
 
     label: str
     kind: str
     make: Callable[[Case], Callable[..., Tensor]]
-    inputs: int = 1
+    computes: str = "tssa"
     heads_first: bool = False
-    exact: bool = True
-    temperature: bool = True
+    ops: tuple[str, ...] = OPS
+    needs: tuple[str, ...] = ()
+    gpu_only: bool = False
+    quadratic: bool = False
+    plain: bool = True  # plain torch: in half precision its formula is also checked in float32
 
 
 def _published(case: Case) -> Callable[..., Tensor]:
@@ -63,30 +77,89 @@ def _softmax(function: Callable[..., Tensor], case: Case) -> Callable[..., Tenso
     return partial(function, is_causal=case.op == "causal")
 
 
+def _linear(case: Case) -> Callable[..., Tensor]:
+    return attention.linear if case.op == "full" else attention.linear_causal
+
+
 def _ours(backend: str, case: Case) -> Callable[..., Tensor]:
     operator: Any = tssa if case.op == "full" else causal_tssa
     return partial(operator, backend=backend)
 
 
-def _clone(case: Case) -> Callable[..., Tensor]:
-    return torch.clone
+def _as_it_is(function: Callable[..., Tensor], case: Case) -> Callable[..., Tensor]:
+    return function
+
+
+def _kernel(name: str) -> Contestant:
+    function = partial(attention.softmax_fused, kernel=name)
+    return Contestant(
+        f"softmax attention, SDPA's {name} kernel", "rival", partial(_softmax, function), "softmax", True,
+        gpu_only=True, quadratic=True, plain=False,
+    )  # fmt: skip
 
 
 PUBLISHED = "published"
-CONTESTANTS = {
-    PUBLISHED: Contestant("published formula, eager", "rival", _published, heads_first=True),
-    "compiled": Contestant("published formula, torch.compile", "rival", _compiled, heads_first=True),
+SOFTMAX = {
     "softmax": Contestant(
-        "softmax attention, unfused", "rival", partial(_softmax, published.softmax), 3, True, False, False
+        "softmax attention, unfused", "rival", partial(_softmax, attention.softmax), "softmax", True, quadratic=True
     ),
     "sdpa": Contestant(
-        "softmax attention, fused (SDPA)", "rival", partial(_softmax, published.softmax_fused), 3, True, False, False
+        "softmax attention, fused (SDPA)", "rival", partial(_softmax, attention.softmax_fused), "softmax", True,
+        quadratic=True, plain=False,
     ),
-    "eager": Contestant("tost, eager backend", "ours", partial(_ours, "eager")),
-    "cpu": Contestant("tost, cpu backend", "ours", partial(_ours, "cpu")),
-    "clone": Contestant("floor: w.clone()", "floor", _clone, exact=False, temperature=False),
-    "copy": Contestant("floor: copy_ into a warm tensor", "floor", _clone, exact=False, temperature=False),
-}
+    **{f"sdpa_{name}": _kernel(name) for name in attention.KERNELS},
+}  # fmt: skip
+CONTESTANTS = {
+    PUBLISHED: Contestant("published formula, eager", "rival", _published, heads_first=True),
+    "compiled": Contestant("published formula, torch.compile", "rival", _compiled, heads_first=True, plain=False),
+    **SOFTMAX,
+    "xca": Contestant(
+        "cross-covariance attention (XCA)", "rival", partial(_as_it_is, attention.cross_covariance), "xca", True,
+        ops=("full",),
+    ),
+    "linear": Contestant("linear attention, plain torch", "rival", _linear, "linear", True),
+    "linear_fla": Contestant(
+        "linear attention, flash-linear-attention", "rival", partial(_as_it_is, attention.linear_fla), "linear_sum",
+        ops=("causal",), needs=("fla",), gpu_only=True, plain=False,
+    ),
+    "state_space": Contestant(
+        "state-space scan (Mamba-2)", "rival", partial(_as_it_is, attention.state_space), "state_space",
+        ops=("causal",), needs=("mamba_ssm", "fla"), gpu_only=True, plain=False,
+    ),
+    **{
+        name: Contestant(f"tost, {name} backend", "ours", partial(_ours, name), gpu_only=name == "triton")
+        for name in BACKENDS
+        if name != "reference"
+    },
+    "clone": Contestant("floor: w.clone()", "floor", partial(_as_it_is, torch.clone), "copy"),
+    "copy": Contestant("floor: copy_ into a warm tensor", "floor", partial(_as_it_is, torch.clone), "copy"),
+}  # fmt: skip
+OURS = [name for name, contestant in CONTESTANTS.items() if contestant.kind == "ours"]
+LABELS = {name: contestant.label for name, contestant in CONTESTANTS.items()}
+
+
+class Tensors:
+    """The inputs of a case, the same for every contestant: w, k and v, the cotangent g of y, a temperature a head."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        w, g, self.temperature = make_inputs(case)
+        self._rows: dict[Any, Tensor] = {0: w.requires_grad_(case.train), "g": g}
+        self._heads: dict[Any, Tensor] = {}
+
+    def arranged(self, which: Any, heads_first: bool) -> Tensor:
+        """Input 0 (w, or q), 1 or 2 (k, v), or "g", as [B, N, H, D] or [B, H, N, D]; made when first asked for."""
+        if which not in self._rows:
+            generator = torch.Generator(self.case.device).manual_seed(self.case.N + which)
+            other = torch.empty_like(self._rows[0]).normal_(generator=generator)
+            self._rows[which] = other.requires_grad_(self.case.train)
+        rows = self._rows[which]
+        if not heads_first:
+            return rows
+        if which not in self._heads:
+            turned = rows.detach().transpose(1, 2).contiguous()
+            self._heads[which] = turned.requires_grad_(rows.requires_grad)
+        return self._heads[which]
 
 
 @dataclass
@@ -95,6 +168,7 @@ class Entry:
 
     name: str
     case: Case
+    tensors: Tensors | None = None
     function: Callable[..., Tensor] = field(init=False)
     inputs: list[Tensor] = field(init=False)
     cotangent: Tensor = field(init=False)
@@ -102,20 +176,29 @@ class Entry:
 
     def __post_init__(self) -> None:
         contestant, case = CONTESTANTS[self.name], self.case
+        tensors, first = self.tensors or Tensors(case), contestant.heads_first
         self.function = contestant.make(case)
-        w, g, temperature = make_inputs(case)
-        self.cotangent = self._arranged(g)
-        self.inputs = [self._arranged(w).requires_grad_(case.train) for _ in range(contestant.inputs)]
-        if contestant.temperature:
-            t = temperature.unsqueeze(-1) if contestant.heads_first else temperature.clone()
-            self.inputs.append(t.requires_grad_(case.train))
+        self.inputs = [tensors.arranged(i, first) for i in range(1 if contestant.computes in ("tssa", "copy") else 3)]
+        self.cotangent = tensors.arranged("g", first)
+        if contestant.computes == "tssa":
+            t = tensors.temperature
+            self.inputs.append((t.unsqueeze(-1) if first else t.clone()).requires_grad_(case.train))
         self.run = self._call()
 
     def outputs(self) -> tuple[Tensor, ...]:
-        """y, and with train dw and dtemperature, in [B, N, H, D]."""
+        """y, and with train the gradients of all inputs, in [B, N, H, D] and [H]."""
+        return self.evaluate(self.inputs, self.cotangent)
+
+    def in_float32(self) -> tuple[Tensor, ...]:
+        """`outputs` of the same numbers, computed in float32."""
+        return self.evaluate([x.detach().float().requires_grad_(self.case.train) for x in self.inputs],
+                             self.cotangent.float())  # fmt: skip
+
+    def evaluate(self, inputs: list[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
+        """The function and its gradients."""
         with torch.set_grad_enabled(self.case.train):
-            y = self.function(*self.inputs)
-        results = (y,) if not self.case.train else (y, *torch.autograd.grad(y, self.inputs, self.cotangent))
+            y = self.function(*inputs)
+        results = (y,) if not self.case.train else (y, *torch.autograd.grad(y, inputs, cotangent))
         return tuple(self._back(x.detach()) for x in results)
 
     def _call(self) -> Callable[[], Any]:
@@ -135,28 +218,17 @@ class Entry:
 
         return forward
 
-    def _arranged(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2).contiguous() if CONTESTANTS[self.name].heads_first else x.clone()
-
     def _back(self, x: Tensor) -> Tensor:
         if x.ndim == 4:
             return x.transpose(1, 2) if CONTESTANTS[self.name].heads_first else x
         return x.flatten()
 
 
-def make_inputs(case: Case, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-    """w and the cotangent of y [B, N, H, D], temperature [H]: the same for every contestant of a shape."""
-    generator = torch.Generator().manual_seed(case.N)
+def make_inputs(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    """w and the cotangent of y [B, N, H, D], temperature [H], in the case's precision and on its device."""
+    generator = torch.Generator(case.device).manual_seed(case.N)
     shape = (case.B, case.N, case.H, case.D)
-    w, g = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
-    temperature = 1 + torch.rand(case.H, generator=generator)
-    return w.to(dtype), g.to(dtype), temperature.to(dtype)
-
-
-def compiler_reason() -> str | None:
-    """Why torch.compile cannot run here, or None if it can."""
-    try:
-        torch.compile(torch.neg, dynamic=False)(torch.ones(2))
-    except Exception as error:  # whatever keeps the compiler from working is the answer
-        return " ".join(str(error).split())[:120] or type(error).__name__
-    return None
+    like = torch.empty((), dtype=DTYPES[case.dtype], device=case.device)
+    w, g = (like.new_empty(shape).normal_(generator=generator) for _ in range(2))
+    temperature = 1 + torch.rand(case.H, generator=generator, device=case.device)
+    return w, g, temperature.to(DTYPES[case.dtype])

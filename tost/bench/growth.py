@@ -43,5 +43,5 @@ def decode_step(model: Any, ids: Tensor) -> tuple[Callable[[], object], int]:
     """A step of greedy decoding after the context ids [1, N], and the bytes kept for it."""
     softmax = "softmax" in model.config.mixers  # in chunks it would need masks [chunk, N]
     cache = read(model, ids, ids.shape[1] if softmax else CHUNK)
-    token, kept = torch.zeros(1, 1, dtype=torch.int64), state_nbytes(cache)
+    token, kept = torch.zeros(1, 1, dtype=torch.int64, device=ids.device), state_nbytes(cache)
     return lambda: token.copy_(model(token, past_key_values=cache).logits[:, -1:].argmax(-1)), kept

@@ -39,7 +39,7 @@ def size_of(name: str, **changes: int) -> Size:
     return size._replace(**changes)
 
 
-def tost_model(size: Size, positions: int | None, scale: float = 1e-5) -> ToSTForCausalLM:
+def tost_model(size: Size, positions: int | None, scale: float = 1e-5) -> Any:
     """The paper's variant with random weights, in evaluation mode; positions None: any length, without tables."""
     torch.manual_seed(0)
     config = ToSTConfig(
@@ -63,7 +63,7 @@ def published_model(size: Size, positions: int, like: nn.Module | None = None) -
     return model
 
 
-def gpt2_model(size: Size, positions: int) -> GPT2LMHeadModel:
+def gpt2_model(size: Size, positions: int) -> Any:
     """transformers' GPT-2 with fused attention, no dropout, and its GELU (tanh) as one operation, which is faster."""
     torch.manual_seed(0)
     config: Any = GPT2Config(
@@ -80,16 +80,19 @@ def gpt2_model(size: Size, positions: int) -> GPT2LMHeadModel:
         eos_token_id=None,
     )
     config._attn_implementation = "sdpa"
-    return GPT2LMHeadModel(config).eval()
+    model: Any = GPT2LMHeadModel(config).eval()
+    model.loss_type = "ForCausalLM"  # or transformers warns that it guesses it
+    return model
 
 
 def gpt2_cache(model: GPT2LMHeadModel, context: int, static: bool) -> Cache:
     """A cache of `context` tokens with random keys and values: a step's time does not depend on what they are."""
     config: Any = model.config
+    like: dict[str, Any] = {"device": model.device, "dtype": model.dtype}
     cache: Cache = StaticCache(config=config, max_cache_len=context + 1) if static else DynamicCache(config=config)
     shape = (1, config.n_head, context, config.n_embd // config.n_head)
     for layer in range(config.n_layer):
-        cache.update(torch.randn(shape), torch.randn(shape), layer)
+        cache.update(torch.randn(shape, **like), torch.randn(shape, **like), layer)
     return cache
 
 
@@ -99,6 +102,6 @@ def cache_nbytes(cache: Cache) -> int:
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
 
-def random_text(size: Size, tokens: int) -> Tensor:
+def random_text(size: Size, tokens: int, device: str = "cpu") -> Tensor:
     """Token ids [1, tokens], the same at every call."""
-    return torch.randint(size.vocab, (1, tokens), generator=torch.Generator().manual_seed(0))
+    return torch.randint(size.vocab, (1, tokens), generator=torch.Generator().manual_seed(0)).to(device)

@@ -5,24 +5,57 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+PACKAGES = ("tost-transformer", "torch", "numba", "numpy")
+OPTIONAL = ("triton", "transformers", "fla-core", "flash-linear-attention", "mamba-ssm")
 
-def machine() -> dict[str, str]:
-    """Processor, cores, threads, versions and allocator, as text."""
+
+def machine(device: str = "cpu") -> dict[str, str]:
+    """Processor, cores, threads, versions and allocator, as text; of "cuda" the GPU too."""
     return {
+        **(gpu() if device == "cuda" else {}),
         "processor": processor(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "memory": memory(),
         "load": load(),
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "versions": ", ".join(f"{name} {installed(name)}" for name in ("tost-transformer", "torch", "numba", "numpy")),
+        "versions": ", ".join([*(f"{name} {installed(name)}" for name in PACKAGES), *optional()]),
         "allocator": allocator(),
     }
+
+
+def gpu() -> dict[str, str]:
+    """Name, capability, memory and driver of the GPU."""
+    properties = torch.cuda.get_device_properties(0)
+    kind = f"HIP {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+    facts = f"{properties.name}, capability {properties.major}.{properties.minor}"
+    room = f"{properties.multi_processor_count} multiprocessors, {properties.total_memory / 2**30:.0f} GiB"
+    return {"gpu": f"{facts}, {room}", "driver": f"{driver()}, {kind}"}
+
+
+def driver() -> str:
+    """The GPU driver's version, if its tool says."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
+
+
+def optional() -> list[str]:
+    """Versions of the packages that some contestants need, of those that are there."""
+    found = []
+    for name in OPTIONAL:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found
 
 
 def processor() -> str:

@@ -1,4 +1,4 @@
-"""The rivals in plain torch: both published operators, formula by formula, and softmax attention, unfused and fused.
+"""Both published operators in plain torch, formula by formula: the rival of every comparison.
 
 Layout [B, H, N, D], as the published layers arrange it; nothing is rearranged for speed.
 """
@@ -30,17 +30,3 @@ def causal(w: Tensor, temperature: Tensor, bias: Tensor | None = None) -> Tensor
     pi = torch.softmax(score.sum(-1) * temperature, dim=1)
     moment = (squared * pi.unsqueeze(-1)).cumsum(-2) / (pi.cumsum(-1) + 1e-8).unsqueeze(-1)
     return -(w * pi.unsqueeze(-1)) * (1 / (1 + moment))
-
-
-def softmax(q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> Tensor:
-    """Softmax attention that forms its N x N matrix.  q, k, v: [B, H, N, D]."""
-    scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    if is_causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill_(future, float("-inf"))
-    return scores.softmax(-1) @ v
-
-
-def softmax_fused(q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> Tensor:
-    """Softmax attention by torch's fused kernel, which keeps no N x N matrix."""
-    return F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)

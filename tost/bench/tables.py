@@ -1,84 +1,41 @@
-"""Results of `tost bench ops` as Markdown."""
+"""Records as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tost.bench.contestants import CONTESTANTS, PUBLISHED
-
 Record = dict[str, Any]
-Shape = tuple[int, int, int, int]
 
 
-def report(result: Record) -> str:
-    """Header, times with speed-ups over the published formula, memory, saved bytes and the decode step."""
-    parts = [header(result["machine"])]
-    parts += [f"{CONTESTANTS[name].label}: left out, {why}." for name, why in result["absent"].items()]
-    worst = max((check["error"] for check in result["checks"]), default=0.0)
-    parts.append(f"Gate: green, {len(result['checks'])} comparisons of values and gradients, worst error {worst:.0e}.")
-    for op in ("full", "causal"):
-        for direction in ("forward", "forward+backward"):
-            rows = [r for r in result["times"] if (r["op"], r["direction"]) == (op, direction)]
-            parts.append(f"**{op}, {direction}**: milliseconds (speed-up over the published formula)\n\n" + times(rows))
-    if result["memory"]:
-        parts.append(
-            "**peak memory** beyond the inputs, MiB, each contestant in a process of its own\n\n"
-            + memory(result["memory"])
-        )
-    if result["saved"]:
-        title = "**kept for the backward pass** beside the inputs, over the size of w"
-        parts.append(f"{title}\n\n{saved(result['saved'])}")
-    if result["decode"]:
-        steps = ", ".join(f"{name_of(r['contestant'])} {r['us']:.0f}" for r in result["decode"])
-        title = "**decode step**, B1 N1 H12 D64 with state, microseconds (published: 512 tokens recomputed)"
-        parts.append(f"{title}: {steps}")
-    return "\n\n".join(parts)
-
-
-def header(machine: dict[str, str]) -> str:
+def header(facts: Mapping[str, str]) -> str:
     """One line a fact."""
-    return "\n".join(f"- {name}: {value}" for name, value in machine.items())
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
 
 
-def times(rows: Sequence[Record]) -> str:
-    """Contestants down, shapes across."""
-    shapes = unique(shape_of(r) for r in rows)
-    cells = {(r["contestant"], shape_of(r)): time_cell(r) for r in rows}
-    return markdown(["", *map(shape_name, shapes)], _lines(cells, shapes))
-
-
-def memory(rows: Sequence[Record]) -> str:
-    """Contestants down, operator, direction and shape across."""
-    keys = sorted(unique((r["op"], r["direction"], shape_of(r)) for r in rows), key=lambda key: key[0] != "full")
-    cells = {}
-    for r in rows:
-        value = r["note"] or "not measured" if r["bytes"] is None else f"{r['bytes'] / 2**20:,.0f}"
-        cells[r["contestant"], (r["op"], r["direction"], shape_of(r))] = value
-    short = {"forward": "", "forward+backward": " f+b"}
-    heads = [f"{op}{short[direction]}, {shape_name(shape)}" for op, direction, shape in keys]
-    return markdown(["", *heads], _lines(cells, keys))
-
-
-def saved(rows: Sequence[Record]) -> str:
-    """Contestants down, operators across."""
-    cells = {(r["contestant"], r["op"]): f"{r['over_w']:.2f}" for r in rows}
-    return markdown(["", "full", "causal"], _lines(cells, ["full", "causal"]))
-
-
-def time_cell(row: Record) -> str:
-    """Such as "12.3 (4.5x)", or why there is no time."""
-    if row["ms"] is None:
-        return row["note"]
-    ratio = "" if row["contestant"] == PUBLISHED else f" ({row['speed_up']:.2g}x)"
-    if row["speed_up"] >= 10:
-        ratio = f" ({row['speed_up']:.0f}x)"
-    return f"{number(row['ms'])}{ratio}"
-
-
-def number(value: float) -> str:
-    """Three digits, no exponent: 0.123, 12.3, 1,230."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def pivot(
+    records: Iterable[Record],
+    column: str | Callable[[Record], Any],
+    cell: Callable[[Record], str],
+    labels: Mapping[str, str],
+    *,
+    row: str = "contestant",
+    head: Callable[[Any], str] = str,
+    last: Mapping[str, str] | None = None,
+    last_head: str = "",
+) -> str:
+    """A table with a line for each value of `row` (in the order of `labels`, under that name), a column for each value
+    of `column` (in order of appearance), and where given a last column."""
+    key = column if callable(column) else (lambda record: record[column])
+    cells = {(r[row], key(r)): cell(r) for r in records}
+    columns = unique(key for _, key in cells)
+    names = [name for name in labels if any(name == there for there, _ in cells)]
+    tail = [] if last is None else [last_head]
+    lines = [
+        [labels[name], *(cells.get((name, c), "") for c in columns), *([] if last is None else [last.get(name, "")])]
+        for name in names
+    ]
+    return markdown(["", *map(head, columns), *tail], lines)
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -87,23 +44,54 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
 
 
-def shape_of(row: Record) -> Shape:
-    return row["B"], row["N"], row["H"], row["D"]
+def timed(over: str = "speed_up", base: str | None = None, key: str = "ms") -> Callable[[Record], str]:
+    """A cell such as "12.3 (4.5x)" from a record's `key` and its ratio `over` (none beside `base`), or its note."""
+
+    def cell(record: Record) -> str:
+        if record.get(key) is None:
+            return record.get("note") or ""
+        if record["contestant"] == base or record.get(over) is None:
+            return number(record[key])
+        return f"{number(record[key])} ({times(record[over])})"
+
+    return cell
 
 
-def shape_name(shape: Shape) -> str:
+def mebibytes(record: Record) -> str:
+    """A cell from a record's bytes, or its note."""
+    if record.get("bytes") is None:
+        return record.get("note") or "not measured"
+    return number(record["bytes"] / 2**20)
+
+
+def times(factor: float) -> str:
+    """4.52x, 45x, 0.0031x."""
+    return f"{factor:,.0f}x" if factor >= 10 else f"{factor:.2g}x" if factor < 1 else f"{factor:.2f}x"
+
+
+def number(value: float) -> str:
+    """Three digits, no exponent: 0.123, 12.3, 1,230."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 1e-3 or value == 0 else f"{value:.5f}"
+
+
+def tokens(count: int) -> str:
+    """512, 4k, 1M."""
+    for size, letter in ((2**20, "M"), (2**10, "k")):
+        if count % size == 0:
+            return f"{count // size}{letter}"
+    return f"{count:,}"
+
+
+def shape_of(record: Record) -> tuple[int, int, int, int]:
+    return record["B"], record["N"], record["H"], record["D"]
+
+
+def shape_name(shape: tuple[int, int, int, int]) -> str:
     """B1 N4096 H8 D48."""
     return " ".join(f"{letter}{size}" for letter, size in zip("BNHD", shape))
 
 
-def name_of(contestant: str) -> str:
-    return CONTESTANTS[contestant].label
-
-
 def unique(items: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(items))
-
-
-def _lines(cells: dict[tuple[str, Any], str], columns: Sequence[Any]) -> list[list[str]]:
-    names = [name for name in CONTESTANTS if any((name, column) in cells for column in columns)]
-    return [[name_of(name), *(cells.get((name, column), "") for column in columns)] for name in names]

@@ -9,7 +9,7 @@ from typing import Any
 
 from tost.analysis import Report, benchmark_figure, fallen
 from tost.bench.contestants import CONTESTANTS
-from tost.bench.tables import time_cell
+from tost.bench.tables import timed
 
 LEAD = (
     "Small transformers whose attention compares no two tokens. They were trained on this machine just now; this page "
@@ -60,11 +60,11 @@ def bench_tiles(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Speed and memory at the most tokens that both sides ran, forward and backward, full."""
     facts = []
     for rival, name in (("published", "the published formula"), ("softmax", "unfused softmax attention")):
-        pairs = _pairs(found["times"], "ms", rival)
+        pairs = _pairs(found["records"], "time", "ms", rival)
         if pairs and pairs[-1][0] >= MANY:
             tokens, ours, theirs = pairs[-1]
             facts.append((f"{theirs / ours:.0f}x", f"faster than {name}, {tokens:,} tokens, with gradients"))
-    pairs = _pairs(found["memory"], "bytes", "softmax")
+    pairs = _pairs(found["records"], "peak", "bytes", "softmax")
     if pairs:
         tokens, ours, theirs = pairs[-1]
         facts.append(
@@ -137,16 +137,16 @@ def bench(report: Report, found: Mapping[str, Any]) -> None:
         "contestants taking turns in one process, after values and gradients of all of them were checked."
     )
     report.figure(
-        benchmark_figure(found),
+        benchmark_figure(found["records"]),
         "Forward and backward pass over the number of tokens, one image, 8 heads of 48 features; both axes "
         "logarithmic. Beside each name the power of N that fits. Memory is what a call needs beyond its inputs.",
         wide=True,
     )
-    B, H, D = 1, 8, 48
-    rows = [r for r in found["times"] if (r["B"], r["H"], r["D"]) == (B, H, D) and r["direction"] == "forward+backward"]
+    rows = [r for r in found["records"] if r["what"] == "time" and r["direction"] == "forward+backward"]
+    cell = timed(base="published")
     for op, title in (("full", "Full"), ("causal", "Causal")):
         sizes = sorted({r["N"] for r in rows if r["op"] == op})
-        cells = {(r["contestant"], r["N"]): time_cell(r) for r in rows if r["op"] == op}
+        cells = {(r["contestant"], r["N"]): cell(r) for r in rows if r["op"] == op}
         names = [name for name in CONTESTANTS if any((name, size) in cells for size in sizes)]
         table = [[CONTESTANTS[name].label, *(cells.get((name, size), "") for size in sizes)] for name in names]
         report.paragraph(f"{title}, forward and backward, milliseconds (speed-up over the published formula):")
@@ -160,13 +160,14 @@ def next_commands(out: Path, language: bool) -> list[str]:
         *text,
         f"tost evaluate {out / 'digits'}",
         "tost train vision-digits --run.name digits-softmax --model.mixer softmax",
-        "tost bench vision --image_size 1024",
+        "tost bench models",
     ]
 
 
-def _pairs(records: Any, key: str, rival: str) -> list[tuple[int, float, float]]:
+def _pairs(records: Any, what: str, key: str, rival: str) -> list[tuple[int, float, float]]:
     """(tokens, ours, rival's) of the full operator's forward and backward pass, few tokens before many."""
-    chosen = [r for r in records if (r["op"], r["direction"]) == ("full", "forward+backward") and r[key] is not None]
-    ours = {(r["B"], r["N"], r["H"], r["D"]): r[key] for r in chosen if r["contestant"] == "cpu"}
-    theirs = {(r["B"], r["N"], r["H"], r["D"]): r[key] for r in chosen if r["contestant"] == rival}
-    return sorted((shape[1], ours[shape], theirs[shape]) for shape in ours if shape in theirs)
+    kind = (what, "full", "forward+backward")
+    chosen = [r for r in records if (r["what"], r.get("op"), r.get("direction")) == kind and r[key] is not None]
+    ours = {r["N"]: r[key] for r in chosen if r["contestant"] == "cpu"}
+    theirs = {r["N"]: r[key] for r in chosen if r["contestant"] == rival}
+    return sorted((count, ours[count], theirs[count]) for count in ours if count in theirs)

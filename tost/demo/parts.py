@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,22 +92,22 @@ def photo_memberships(run: Path) -> Drawing:
 
 
 def benchmark(folder: Path, quick: bool) -> dict[str, Any]:
-    """`tost bench ops`, or what it found before on this machine with these versions."""
+    """`tost bench scale`, or what it found before on this machine with these versions: its JSON."""
+    from tost.bench import command
     from tost.bench.machine import machine
-    from tost.bench.ops import measure_ops, write_folder
-    from tost.bench.plan import make_plan
+    from tost.bench.settings import Settings
 
-    path = folder / "ops.json"
+    path = folder / "scale.json"
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         same = all(found["machine"][key] == machine()[key] for key in ("processor", "versions", "threads"))
-        if same and found["quick"] == quick and all(check["green"] for check in found["checks"]):
+        if same and found["settings"]["quick"] == quick and all(check["green"] for check in found["checks"]):
             return found
-    result = measure_ops(make_plan(quick), quick)
-    write_folder(result, folder)
+    result = command.run("scale", Settings(quick=quick))
+    command.write_folder(command.load("scale"), result, folder)
     if result.red:
         raise ValueError(f"the operator's results are wrong, so it is not timed: {result.red[0]}")
-    return asdict(result)
+    return command.as_json(result)
 
 
 def opened(run: Path) -> tuple[Any, Any, Any]:

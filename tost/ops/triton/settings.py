@@ -19,7 +19,7 @@ from tost.ops.triton.tiles import Tiles, units
 TILES_PER_UNIT = 4  # programs that a multiprocessor should have, so that one computes while others wait for memory
 SEQUENCES_PER_UNIT = 4  # from here on nothing is gained by cutting sequences into tiles
 ONE_LAUNCH = 64  # tokens up to which one launch beats five
-TUNABLE = {"ROWS": (1, 2, 4, 8, 16, 32, 64), "num_warps": (1, 2, 4, 8, 16)}  # all that a file of the tuner may set
+TUNABLE = {"ROWS": (4, 8, 16), "num_warps": (2, 4, 8)}  # all that a file of the tuner may set
 
 tried: dict[str, dict[str, int]] = {}  # by key, while the tuner is at work
 

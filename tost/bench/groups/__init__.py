@@ -1,0 +1,1 @@
+"""The groups of `tost bench`, a module each (see tost.bench.command)."""
