@@ -38,7 +38,7 @@ def test_version(capsys):
     ("arguments", "told"),
     [
         (["trian"], "unknown command 'trian', did you mean train?"),
-        (["train", "vision-digit"], "unknown recipe 'vision-digit', did you mean vision-digits?"),
+        (["train", "vision-digit"], "unknown recipe 'vision-digit', did you mean vision-digits"),
         (["train", "--run.epochs", "3"], "expected the recipe before its settings"),
         (["train", "vision-digits", "--run.epoch", "3"], "unknown option --run.epoch, did you mean --run.epochs"),
         (["train", "vision-digits", "--run.epochs", "three"], "--run.epochs: expected float, got 'three'"),

@@ -70,9 +70,11 @@ def test_small_tiles(tile, monkeypatch):
 
 
 @interpreted
-def test_scan_over_many_tiles():
+def test_scan_over_many_tiles(monkeypatch):
     """More tiles than the scan over them takes at once."""
-    w, temperature, g = make_inputs((1, 33 * 64 + 1, 1, 1))
+    rule = settings.scan
+    monkeypatch.setattr(settings, "scan", lambda columns: {**rule(columns), "MANY": 2})
+    w, temperature, g = make_inputs((1, 300, 1, 1))
     found = value_and_gradients(causal_tssa, w, temperature, g, "triton", {"decay": torch.tensor([0.999]).double()})
     wanted = value_and_gradients(causal_tssa, w, temperature, g, "eager", {"decay": torch.tensor([0.999]).double()})
     for name, part in wanted.items():
@@ -101,7 +103,7 @@ def test_ten_million_tokens_earlier(dtype, N):
 
 @OPS
 def test_runs_repeat_bit_for_bit(op):
-    w, temperature, g = make_inputs((2, 150, 3, 4), torch.float32)
+    w, temperature, g = make_inputs((1, 70, 2, 4), torch.float32)
     first, second = (value_and_gradients(op, w, temperature, g, "triton", {}) for _ in range(2))
     for name, part in first.items():
         assert torch.equal(part, second[name]), name
@@ -113,10 +115,14 @@ def test_programs_may_run_in_any_order(op, monkeypatch):
     """The programs of one launch do not wait for one another and do not share a result."""
     from triton.runtime import interpreter
 
-    w, temperature, g = make_inputs((2, 150, 3, 4), torch.float32)
-    options = {"mask": torch.rand(2, 150) > 0.2}
+    w, temperature, g = make_inputs((2, 70, 2, 4), torch.float32)
+    options = {"mask": torch.rand(2, 70) > 0.2}
     expected = value_and_gradients(op, w, temperature, g, "triton", options)
-    monkeypatch.setattr(interpreter, "range", lambda *bounds: reversed(range(*bounds)), raising=False)
+
+    def backwards(*bounds):  # the loops over the programs have one bound, those within a program three
+        return reversed(range(*bounds)) if len(bounds) == 1 else range(*bounds)
+
+    monkeypatch.setattr(interpreter, "range", backwards, raising=False)
     found = value_and_gradients(op, w, temperature, g, "triton", options)
     for name, part in expected.items():
         assert torch.equal(found[name], part), name
@@ -124,11 +130,11 @@ def test_programs_may_run_in_any_order(op, monkeypatch):
 
 @triton.jit
 def rows_kernel(out, table, first, p, N, C, T: tl.constexpr, PACKED: tl.constexpr):
-    sequence, start, end = tile_at(tl.program_id(0) + p, table, N, T, PACKED)
+    sequence, start, count = tile_at(tl.program_id(0) + p, table, N, T, PACKED)
     begin, last = tile_range(sequence, first, N, T, PACKED)
     tl.store(out, sequence)
     tl.store(out + 1, start * C)
-    tl.store(out + 2, end * C)
+    tl.store(out + 2, count)
     tl.store(out + 3, begin)
     tl.store(out + 4, last)
 
@@ -138,7 +144,7 @@ def test_offsets_beyond_two_to_the_31():
     out = torch.zeros(5, dtype=torch.int64, device="cuda" if torch.cuda.is_available() else "cpu")
     rows_kernel[1,](out, None, None, p, N, C, T=T, PACKED=False)
     start = 3 * N + 7 * T
-    assert out.tolist() == [3, start * C, (start + T) * C, 3 * 46_875, 4 * 46_875]
+    assert out.tolist() == [3, start * C, T, 3 * 46_875, 4 * 46_875]
 
 
 def test_tiles_of_packed_sequences():
@@ -216,9 +222,12 @@ def test_tuning_without_a_gpu(monkeypatch, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+BY_LANE = ("causal.output_kernel", "causal_backward.pull_kernel", "causal_backward.gradient_kernel")
+
+
 @pytest.mark.parametrize("target", ["cuda:90", "hip:gfx942"])
 def test_compiles_for_gpus_that_are_not_here(target):
-    """NVIDIA's Hopper and AMD's MI300: all kernels compile, hardly spill, and read 16 bytes at once."""
+    """NVIDIA's Hopper and AMD's MI300: all kernels compile, hardly spill, read 16 bytes at once, or a row a warp."""
     command = [sys.executable, "-m", "tests.ops.triton_compile", target, "--shapes", "base"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -227,8 +236,9 @@ def test_compiles_for_gpus_that_are_not_here(target):
     for row in rows:
         assert row["shared"] <= 64 * 1024, row
         if target.startswith("cuda"):
-            assert row["spilled"] <= 64, row
-            assert row["wide"] or row["kernel"].split(".")[1] in ("total_kernel", "scan_kernel"), row
+            assert row["spilled"] <= (256 if row["everything"] else 16), row
+            if row["kernel"] not in BY_LANE and not row["kernel"].endswith(("total_kernel", "scan_kernel")):
+                assert row["wide"], row
 
 
 @interpreted

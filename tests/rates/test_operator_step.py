@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from tost.ops import tssa
-from tost.rates import LogRate, variational_rate
+from tost.rates import LogRate, variational_gradient, variational_rate
 
 # B batch, N tokens, C features, H heads, D features per head
 
@@ -29,6 +29,22 @@ def test_output_is_the_negative_gradient(backend):
     Z.requires_grad_()
     (gradient,) = torch.autograd.grad(variational_rate(Z, stats.membership, U, f=LogRate(1.0)).sum(), Z)
     assert_close(step, -Z.shape[1] * gradient, rtol=1e-7, atol=1e-9)  # the operator adds 1e-8 to the masses
+
+
+@pytest.mark.parametrize("heads", [1, 3, 6], ids=lambda h: f"H{h}")
+def test_output_is_the_closed_form_with_the_memberships_given(heads):
+    """The same without autograd, and with the memberships of other tokens: only Pi enters, not where it is from."""
+    Z, U = tokens_and_subspaces(H=heads, D=12 // heads, C=12)
+    w = torch.einsum("bnc,hcd->bnhd", Z, U)
+    y, stats = tssa(w, torch.full((heads,), 8.0, dtype=torch.float64), return_stats=True)
+    step = torch.einsum("bnhd,hcd->bnc", y, U)
+    closed = variational_gradient(Z, stats.membership, U, f=LogRate(1.0))
+    assert_close(step, -Z.shape[1] * closed, rtol=1e-7, atol=1e-9)  # the operator adds 1e-8 to the masses
+    other = tssa(torch.roll(w, 1, 1), torch.full((heads,), 8.0, dtype=torch.float64), return_stats=True)[1].membership
+    moment = torch.einsum("bnh,bnhd->bhd", other, w**2) / other.sum(1)[..., None]
+    step = torch.einsum("bnhd,hcd->bnc", -other[..., None] * w / (1 + moment[:, None]), U)
+    closed = variational_gradient(Z, other, U, f=LogRate(1.0))
+    assert_close(step, -Z.shape[1] * closed, rtol=1e-12, atol=1e-12)
 
 
 def test_a_step_lowers_the_rate_and_many_steps_lower_it_further():

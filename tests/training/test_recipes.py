@@ -28,6 +28,7 @@ def test_recipes_are_these():
         "vision-fashion-mnist",
         "vision-finetune",
         "vision-imagenet",
+        "vision-mcr2-digits",
     ]
 
 
@@ -116,4 +117,4 @@ def test_listing_recipes_needs_neither_torch_nor_transformers():
         [sys.executable, "-c", code, str(FOLDER.parent)], capture_output=True, text=True, check=True
     )
     names, heavy = json.loads(result.stdout)
-    assert len(names) == 7 and heavy == []
+    assert len(names) == 8 and heavy == []

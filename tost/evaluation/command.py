@@ -69,9 +69,10 @@ def evaluate(
 def sentence(result: dict[str, Any]) -> str:
     """What a result says."""
     if "images" in result:
+        how = f", nearest subspace, R - R_c {result['reduction']:.2f} nats" if "reduction" in result else ""
         return (
             f"accuracy {share(result)} of {result['images']} held-out images right "
-            f"(split {result['split']!r}, {result['classes']} classes)"
+            f"(split {result['split']!r}, {result['classes']} classes{how})"
         )
     lines = [f"text     {result['text']}", f"context  {window(result)}"]
     for name, part in result.get("parts", {}).items():

@@ -17,11 +17,21 @@ class Concave:
     def __call__(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def slope(self, x: Tensor) -> Tensor:
+        """f'(x), a constant for autograd unless a subclass writes it out."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self(x).sum(), x)[0]
+
     def spectral(self, M: Tensor) -> Tensor:
-        """F(M) [...] from M's eigenvalues; its first derivative is exact at repeated eigenvalues too."""
+        """F(M) [...] from M's eigenvalues; its first derivative is exact at repeated eigenvalues too.
+
+        Eigenvalues within rounding of 0 (p times the dtype's precision times the largest) count as 0.
+        """
         eigenvalues = torch.linalg.eigvalsh(M)
-        # rounding leaves zeros slightly negative: lift the value, keep the slope
-        return self(eigenvalues + (eigenvalues.clamp_min(0) - eigenvalues).detach()).sum(-1)
+        rounding = M.shape[-1] * torch.finfo(M.dtype).eps * eigenvalues.detach()[..., -1:].clamp_min(0)
+        nulls = torch.where(eigenvalues > rounding, 0.0, eigenvalues).detach()
+        return self(eigenvalues - nulls).sum(-1)  # the value is lifted, the slope kept
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,25 @@ class LogRate(Concave):
 
     scale: float = 1.0
 
+    @classmethod
+    def coding(cls, dim: int, eps: float) -> LogRate:
+        """The coding rate's: scale = dim / eps^2, for tokens of `dim` features and a squared error of eps^2."""
+        if not eps > 0:
+            raise ValueError(f"a coding rate expects a distortion eps > 0, got {eps}")
+        return cls(dim / eps**2)
+
     def __call__(self, x: Tensor) -> Tensor:
         return torch.log1p(self.scale * x)
 
+    def slope(self, x: Tensor) -> Tensor:
+        return self.scale / (1 + self.scale * x)
+
     def spectral(self, M: Tensor) -> Tensor:
-        """logdet(I + scale * M), from a Cholesky factor."""
+        """logdet(I + scale * M), from a Cholesky factor; from eigenvalues where rounding leaves none."""
         identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-        factor = torch.linalg.cholesky(torch.add(identity, M, alpha=self.scale))
+        factor, failed = torch.linalg.cholesky_ex(torch.add(identity, M, alpha=self.scale))
+        if bool(failed.any()) and bool(M.isfinite().all()):
+            return super().spectral(M)
         return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
@@ -60,6 +82,9 @@ class PowerRate(Concave):
     def __call__(self, x: Tensor) -> Tensor:
         return ((x + self.smooth) ** self.exponent - self.smooth**self.exponent) / self.exponent
 
+    def slope(self, x: Tensor) -> Tensor:
+        return (x + self.smooth) ** (self.exponent - 1)
+
 
 @dataclass(frozen=True)
 class SaturatingRate(Concave):
@@ -67,6 +92,9 @@ class SaturatingRate(Concave):
 
     def __call__(self, x: Tensor) -> Tensor:
         return x / (1 + x)
+
+    def slope(self, x: Tensor) -> Tensor:
+        return (1 + x) ** -2
 
 
 @dataclass(frozen=True)
@@ -82,7 +110,5 @@ class Custom(Concave):
 def as_concave(f: Callable[[Tensor], Tensor] | None, dim: int, eps: float) -> Concave:
     """f itself, wrapped if it is a plain callable; None is the coding rate's log(1 + dim / eps^2 * x)."""
     if f is None:
-        if not eps > 0:
-            raise ValueError(f"a coding rate expects a distortion eps > 0, got {eps}")
-        return LogRate(dim / eps**2)
+        return LogRate.coding(dim, eps)
     return f if isinstance(f, Concave) else Custom(f)

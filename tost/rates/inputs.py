@@ -4,10 +4,26 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+Rate = TypeVar("Rate", bound=Callable[..., Any])
+
+
+def full_precision(rate: Rate) -> Rate:
+    """`rate` of tensors computed without autocast, which would form its sums in half precision."""
+
+    @wraps(rate)
+    def computed(*args: Any, **kwargs: Any) -> Any:
+        kinds = [value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        with torch.autocast(kinds[0] if kinds else "cpu", enabled=False):
+            return rate(*args, **kwargs)
+
+    return computed  # type: ignore[return-value]
 
 
 class Rows(NamedTuple):
@@ -17,9 +33,17 @@ class Rows(NamedTuple):
     mask: Tensor | None
     single: bool
 
-    def shaped(self, rate: Tensor) -> Tensor:
-        """[B], or a scalar for a single sequence."""
-        return rate.squeeze(0) if self.single else rate
+    @property
+    def n(self) -> Tensor:
+        """n [B], the number of real tokens, at least 1."""
+        B, N, _ = self.tokens.shape
+        if self.mask is None:
+            return self.tokens.new_full((B,), max(N, 1))
+        return self.mask.sum(1).clamp_min(1).to(self.tokens.dtype)
+
+    def shaped(self, value: Tensor) -> Tensor:
+        """[B, ...], or without the batch axis for a single sequence."""
+        return value.squeeze(0) if self.single else value
 
 
 class Groups(NamedTuple):
@@ -67,9 +91,23 @@ def check_membership(name: str, rows: Rows, membership: Tensor) -> Groups:
         )
     pi = membership.to(rows.tokens.dtype)
     pi = pi.unsqueeze(0) if rows.single else pi
-    if rows.mask is None:
-        count = pi.new_full((B, 1), max(N, 1))
-    else:
+    if rows.mask is not None:
         pi = torch.where(rows.mask.unsqueeze(-1), pi, 0.0)
-        count = rows.mask.sum(1, keepdim=True).clamp_min(1).to(pi.dtype)
-    return Groups(pi, pi.sum(1), count)
+    return Groups(pi, pi.sum(1), rows.n.unsqueeze(-1))
+
+
+def check_subspaces(name: str, rows: Rows, U: Tensor, K: int) -> Tensor:
+    """U [K, C, P] (or [B, K, C, P]) in the dtype to compute in; ValueError if it doesn't fit the tokens and groups."""
+    B, _, C = rows.tokens.shape
+    fits = U.shape[:-1] == (K, C) or (U.shape[:-1] == (B, K, C) and not rows.single)
+    if not fits:
+        raise ValueError(
+            f"{name} expects U of shape [K, C, P] = [{K}, {C}, P], got {list(U.shape)}; "
+            "the rows of an in_proj weight [K*P, C] become U by weight.unflatten(0, (K, P)).transpose(1, 2)"
+        )
+    return U.to(rows.tokens.dtype)
+
+
+def project(tokens: Tensor, U: Tensor) -> Tensor:
+    """w_nk = U_k^T z_n: [B, N, C] -> [B, N, K, P]."""
+    return torch.einsum("bnc,kcp->bnkp" if U.ndim == 3 else "bnc,bkcp->bnkp", tokens, U)

@@ -9,12 +9,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tost.rates.concave import Concave, as_concave
-from tost.rates.inputs import Groups, check_membership, real_tokens
+from tost.rates.concave import Concave, LogRate, as_concave
+from tost.rates.gram import group_rate, group_rates
+from tost.rates.inputs import Groups, check_membership, check_subspaces, full_precision, project, real_tokens
 
 Function = Callable[[Tensor], Tensor]
 
 
+@full_precision
 def coding_rate(Z: Tensor, eps: float = 0.5, *, mask: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """Coding rate: nats per token to code the tokens up to an expected squared error of eps^2.
 
@@ -25,10 +27,10 @@ def coding_rate(Z: Tensor, eps: float = 0.5, *, mask: Tensor | None = None, dtyp
     the smaller Gram, so time is O(N C min(N, C)). Raises ValueError if shapes disagree.
     """
     rows = real_tokens("coding_rate", Z, mask, dtype)
-    whole = check_membership("coding_rate", rows, torch.ones_like(Z[..., :1]))
-    return rows.shaped(_exact_rate(rows.tokens, whole, as_concave(None, Z.shape[-1], eps)))
+    return rows.shaped(group_rate(rows.tokens, None, rows.n, LogRate.coding(Z.shape[-1], eps)) / 2)
 
 
+@full_precision
 def compression_rate(
     Z: Tensor,
     membership: Tensor,
@@ -44,13 +46,16 @@ def compression_rate(
 
     Z: [B, N, C] or [N, C].  membership: [B, N, K] (or [N, K]), rows sum to 1.  mask, dtype: as in `coding_rate`.
     f: a `Concave` or an elementwise callable, non-decreasing and concave with f(0) = 0; None is log(1 + C / eps^2 x).
-    Returns [B] or a scalar. A group without tokens costs nothing. O(B K N C min(N, C)) time.
+    Returns [B] or a scalar. A group without tokens costs nothing. O(B K N C min(N, C)) time; K times less with labels
+    for groups (one sequence, on the CPU).
     """
     rows = real_tokens("compression_rate", Z, mask, dtype)
     groups = check_membership("compression_rate", rows, membership)
-    return rows.shaped(_exact_rate(rows.tokens, groups, as_concave(f, Z.shape[-1], eps)))
+    rates = group_rates(rows.tokens, groups, as_concave(f, Z.shape[-1], eps))
+    return rows.shaped(groups.mean(rates) / 2)
 
 
+@full_precision
 def variational_rate(
     Z: Tensor,
     membership: Tensor,
@@ -65,21 +70,45 @@ def variational_rate(
 
         Rvar_c = 1/2 sum_k (n_k / n) sum_i f((U_k^T Z^T Diag(pi_k) Z U_k)_ii / n_k)
 
-    U: [K, C, P].  With orthonormal columns whose span holds group k's tokens it bounds `compression_rate` from above,
-    and equals it where U_k diagonalises the group's covariance (theorem 1). The others: as in `compression_rate`.
+    U: [K, C, P], or [B, K, C, P].  With orthonormal columns whose span holds group k's tokens it bounds
+    `compression_rate` from above, and equals it where U_k diagonalises the group's covariance (theorem 1).
+    The others: as in `compression_rate`.
     """
     rows = real_tokens("variational_rate", Z, mask, dtype)
     groups = check_membership("variational_rate", rows, membership)
-    C, K = Z.shape[-1], membership.shape[-1]
-    if U.ndim != 3 or U.shape[:2] != (K, C):
-        raise ValueError(
-            f"variational_rate expects U of shape [K, C, P] = [{K}, {C}, P], got {list(U.shape)}; "
-            "the rows of an in_proj weight [K*P, C] become U by weight.unflatten(0, (K, P)).transpose(1, 2)"
-        )
-    projected = torch.einsum("bnc,kcp->bnkp", rows.tokens, U.to(rows.tokens.dtype))
-    return rows.shaped(_diagonal_rate(projected, groups, as_concave(f, C, eps)))
+    U = check_subspaces("variational_rate", rows, U, membership.shape[-1])
+    return rows.shaped(_diagonal_rate(project(rows.tokens, U), groups, as_concave(f, Z.shape[-1], eps)))
 
 
+@full_precision
+def variational_gradient(
+    Z: Tensor,
+    membership: Tensor,
+    U: Tensor,
+    eps: float = 0.5,
+    *,
+    f: Function | None = None,
+    mask: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The gradient of `variational_rate` with respect to the tokens, in closed form and O(N K C P).
+
+        (1/n) sum_k pi_nk U_k D_k U_k^T z_n        D_k = Diag( f'[ sum_n pi_nk (U_k^T z_n)^2 / n_k ] )
+
+    For orthonormal U and f = LogRate(1) it is -1/n times what the operator returns, lifted back by U.
+    Arguments as in `variational_rate`.  Returns the shape of Z, float32 or wider; rows of masked tokens are 0.
+    """
+    rows = real_tokens("variational_gradient", Z, mask, dtype)
+    groups = check_membership("variational_gradient", rows, membership)
+    U = check_subspaces("variational_gradient", rows, U, membership.shape[-1])
+    projected = project(rows.tokens, U)
+    slope = as_concave(f, Z.shape[-1], eps).slope(_moment(projected, groups))
+    weights = groups.membership / rows.n[:, None, None]
+    step = weights.unsqueeze(-1) * projected * slope.unsqueeze(1)
+    return rows.shaped(torch.einsum("bnkp,kcp->bnc" if U.ndim == 3 else "bnkp,bkcp->bnc", step, U))
+
+
+@full_precision
 def projected_rate(
     w: Tensor,
     membership: Tensor,
@@ -102,6 +131,7 @@ def projected_rate(
     return _diagonal_rate(rows.tokens.view(w.shape), groups, as_concave(f, 1, 1.0))
 
 
+@full_precision
 def rate_reduction(
     Z: Tensor, membership: Tensor, eps: float = 0.5, *, mask: Tensor | None = None, dtype: torch.dtype | None = None
 ) -> Tensor:
@@ -110,22 +140,11 @@ def rate_reduction(
     return whole - compression_rate(Z, membership, eps, mask=mask, dtype=dtype)
 
 
-def _exact_rate(tokens: Tensor, groups: Groups, rate: Concave) -> Tensor:
-    """1/2 sum_k (n_k/n) F(covariance of group k): [B, N, C] -> [B]."""
-    return groups.mean(rate.spectral(_weighted_gram(tokens, groups))) / 2
-
-
 def _diagonal_rate(projected: Tensor, groups: Groups, rate: Concave) -> Tensor:
     """1/2 sum_k (n_k/n) sum_i f(second moment i of group k): [B, N, K, P] -> [B]."""
-    moment = torch.einsum("bnk,bnkp->bkp", groups.membership, projected.square()) / groups.safe_mass.unsqueeze(-1)
-    return groups.mean(rate(moment).sum(-1)) / 2
+    return groups.mean(rate(_moment(projected, groups)).sum(-1)) / 2
 
 
-def _weighted_gram(tokens: Tensor, groups: Groups) -> Tensor:
-    """A matrix with the non-zero eigenvalues of Z^T Diag(pi_k) Z / n_k, [B, K, C, C] or [B, K, N, N]: the smaller."""
-    # the square root's slope is infinite at 0, so it starts from the smallest normal number: products with it are exact
-    root = (groups.membership + torch.finfo(tokens.dtype).tiny).sqrt().transpose(1, 2)  # [B, K, N]
-    scaled = root.unsqueeze(-1) * tokens.unsqueeze(1)  # [B, K, N, C]
-    n, c = tokens.shape[1:]
-    gram = scaled.transpose(-1, -2) @ scaled if c <= n else scaled @ scaled.transpose(-1, -2)
-    return gram / groups.safe_mass[..., None, None]
+def _moment(projected: Tensor, groups: Groups) -> Tensor:
+    """sum_n pi_nk w_nkp^2 / n_k: [B, N, K, P] -> [B, K, P]."""
+    return torch.einsum("bnk,bnkp->bkp", groups.membership, projected.square()) / groups.safe_mass.unsqueeze(-1)

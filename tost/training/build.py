@@ -32,11 +32,14 @@ def build_images(recipe: Recipe) -> ImageSets:
 
 
 def build_model(recipe: Recipe, images: ImageSets) -> ToSTVision:
-    """The model for these images: fresh weights by the seed, or model.weights with a new head where classes differ."""
+    """The model for these images: fresh weights by the seed, or model.weights with a new head where classes differ.
+
+    Features learned by mcr2 are the outputs of its head.
+    """
     torch.manual_seed(recipe.run.seed)
     model = create_model(
         recipe.model.name,
-        num_classes=len(images.classes),
+        num_classes=recipe.objective.features if recipe.objective.loss == "mcr2" else len(images.classes),
         in_chans=images.channels,
         img_size=recipe.data.image_size,
         mixer=recipe.model.mixer,

@@ -16,7 +16,7 @@ from transformers.trainer_callback import ProgressCallback
 from tost.files import atomic_write
 from tost.training.checkpoints import writing
 
-VALIDATION = ("eval_loss", "eval_accuracy", "eval_perplexity", "eval_bits_per_byte")
+VALIDATION = ("eval_loss", "eval_accuracy", "eval_reduction", "eval_perplexity", "eval_bits_per_byte")
 LOGGED = ("step", "epoch", "loss", "grad_norm", "learning_rate", *VALIDATION)
 # What the progress bar shows of them.
 FIGURES = {"loss": "loss", "eval_accuracy": "validation accuracy", "eval_bits_per_byte": "validation bits/byte"}

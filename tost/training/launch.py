@@ -133,6 +133,10 @@ def make_task(recipe: AnyRecipe, folder: Path) -> Any:
         from tost.training.language import LanguageTask
 
         return LanguageTask(recipe, folder)
+    if recipe.objective.loss == "mcr2":
+        from tost.training.reduction import ReductionTask
+
+        return ReductionTask(recipe, folder)
     from tost.training.vision import VisionTask
 
     return VisionTask(recipe, folder)

@@ -81,6 +81,24 @@ class AugmentRecipe:
 
 
 @dataclass
+class ObjectiveRecipe:
+    """What is learned.
+
+    Args:
+        loss: cross-entropy, or mcr2: features whose coding rate reduction is largest, batch by batch (of each process
+            and micro-batch), and which the nearest subspace reads
+        features: mcr2: how many the head gives; few against the images of a batch, some for each class
+        eps: mcr2: distortion of the coding rates
+        width: mcr2: principal directions of the features of a class
+    """
+
+    loss: Literal["cross-entropy", "mcr2"] = "cross-entropy"
+    features: int = 64
+    eps: float = 0.5
+    width: int = 6
+
+
+@dataclass
 class OptimRecipe:
     """AdamW under a cosine schedule with linear warm-up.
 
@@ -146,6 +164,7 @@ class Recipe:
         model: the model
         data: the images
         augment: changes made to training batches
+        objective: what is learned
         optim: the optimiser
         run: the run
     """
@@ -155,6 +174,7 @@ class Recipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
     optim: OptimRecipe = field(default_factory=OptimRecipe)
     run: RunRecipe = field(default_factory=RunRecipe)
 

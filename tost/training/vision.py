@@ -43,12 +43,16 @@ class Classifier(nn.Module):
         if self.training:
             with torch.autocast(pixels.device.type, enabled=False), torch.no_grad():
                 images, targets = self.augment(pixels, labels)
-            logits, smoothing = self.model(images), self.recipe.augment.label_smoothing
+            logits = self.model(images)
         else:
-            images, targets, smoothing = to_model_input(pixels, data.mean, data.std, data.image_size), labels, 0.0
+            images, targets = to_model_input(pixels, data.mean, data.std, data.image_size), labels
             logits = self.best(images)
-        loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-        return {"loss": loss, "logits": logits}
+        return {"loss": self.loss(logits, targets), "logits": logits}
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, smoothed in training; targets: labels [B] or mixtures [B, K]."""
+        smoothing = self.recipe.augment.label_smoothing if self.training else 0.0
+        return nn.functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 
     @property
     def best(self) -> nn.Module:
@@ -85,6 +89,7 @@ class VisionTask(Task):
     """Images and their classes."""
 
     warmup = "optim.warmup_epochs"
+    module = Classifier
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe = recipe
@@ -106,7 +111,7 @@ class VisionTask(Task):
         )
 
     def build(self) -> nn.Module:
-        classifier = Classifier(build_model(self.recipe, self.images), self.recipe, len(self.images.classes))
+        classifier = self.module(build_model(self.recipe, self.images), self.recipe, len(self.images.classes))
         self.classifier = classifier
         self.callbacks = [UpdateAverage(classifier.update_average), NextEpoch(self.train)]
         return classifier
