@@ -28,7 +28,7 @@ def killed_often(recipe, settings, tmp_path):
     kills = json.loads(result.stdout)["kills"]
     assert len(kills) >= 5 and any(".unfinished/" in kill for kill in kills), kills
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for name in ("model.safetensors", "metrics.jsonl"):
+    for name in ("model.safetensors", "metrics.jsonl", "parameters.csv"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), f"{name} differs after {kills}"
     assert not list(killed.glob(".*"))
     return whole, killed

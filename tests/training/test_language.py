@@ -81,7 +81,7 @@ def test_it_learns_more_than_the_frequencies_of_bytes(finished, text):
 def test_a_run_holds_what_it_promises(finished):
     run, _ = finished
     names = {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
-    names |= {"config.yaml", "metrics.jsonl", "summary.json", "checkpoints", "data.json"}
+    names |= {"config.yaml", "metrics.jsonl", "summary.json", "checkpoints", "data.json", "parameters.csv"}
     assert names <= {p.name for p in run.iterdir()} and not list(run.rglob("*.bin")) and not list(run.glob(".*"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     watched = [line for line in lines if "validation_bits_per_byte" in line]
@@ -144,7 +144,7 @@ def test_stopped_and_undisturbed_runs_end_in_the_same_bits(tiny, monkeypatch):
     assert {"tokenizer.json", "data.json"} <= {p.name for p in stopped.iterdir()}, "a stopped run can't be looked at"
     monkeypatch.undo()
     train("lm-stdlib", **settings, **{"run.name": "stopped"})
-    for name in ("model.safetensors", "metrics.jsonl"):
+    for name in ("model.safetensors", "metrics.jsonl", "parameters.csv"):
         assert (whole / name).read_bytes() == (stopped / name).read_bytes()
 
 

@@ -1,5 +1,6 @@
 """What a run leaves, what it refuses, and how it is read back."""
 
+import csv
 import json
 import pickle
 import shutil
@@ -29,6 +30,7 @@ def finished(tmp_path_factory):
 def test_a_run_holds_what_it_promises(finished):
     run, _ = finished
     names = {"model.safetensors", "config.json", "config.yaml", "metrics.jsonl", "summary.json", "checkpoints"}
+    names |= {"parameters.csv"}
     assert names <= {p.name for p in run.iterdir()}
     summary = json.loads((run / "summary.json").read_text())
     assert summary["test"]["split"] == "test" and summary["test"]["images"] == 359 and summary["steps"] == 20
@@ -36,6 +38,23 @@ def test_a_run_holds_what_it_promises(finished):
     assert [line["step"] for line in lines if "validation_accuracy" in line] == [3, 6, 9, 12, 15, 18, 20]
     assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines if "loss" in line)
     assert not list(run.rglob("*.bin")), "a pickle that nobody reads was left"
+
+
+def test_parameters_are_followed_from_the_first_step_to_the_last(finished):
+    run, _ = finished
+    with open(run / "parameters.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted({int(row["step"]) for row in rows}) == list(range(21))
+    checkpoint = load_file(run / "checkpoints" / "checkpoint-20" / "model.safetensors")
+    last = {(row["parameter"], row["index"]): float(row["value"]) for row in rows if row["step"] == "20"}
+    first = [float(row["value"]) for row in rows if row["step"] == "0"]
+    assert set(first) == {1.0}, "temperature and LayerScale begin at 1"
+    for i in range(6):
+        prefix = f"blocks.{i}."
+        temperature = checkpoint[f"model.{prefix}mixer.temperature"]
+        assert [last[f"{prefix}mixer.temperature", str(h)] for h in range(4)] == pytest.approx(temperature.tolist())
+        gamma = checkpoint[f"model.{prefix}gamma2"].abs().mean()
+        assert last[f"{prefix}gamma2", ""] == pytest.approx(float(gamma), rel=1e-5)
 
 
 def test_saved_weights_are_the_average_and_score_what_the_summary_says(finished):

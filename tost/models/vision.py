@@ -54,7 +54,8 @@ class ToSTVision(
             "layer_scale_init": c.layer_scale_init,
         }
         self.blocks = nn.ModuleList(
-            Block(c.dim, c.num_heads, c.mixer, drop_path=c.drop_path_rate, **shared) for _ in range(c.num_layers)
+            Block(c.dim, c.num_heads, c.mixer, drop_path=c.drop_path_rate, feed_forward=c.feed_forward, **shared)
+            for _ in range(c.num_layers)
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, c.dim))
         self.cls_blocks = nn.ModuleList(

@@ -20,6 +20,7 @@ class VisionConfig:
     img_size: int | tuple[int, int] = 224  # the size it is meant for (default_cfg); any other divisible one works
     mixer: str = "tssa"
     mlp_ratio: float = 4.0
+    feed_forward: str = "mlp"  # or "ista", of the blocks
     layer_scale_init: float = 1.0
     drop_rate: float = 0.0  # after the positions, in projections and MLPs, as published
     attn_drop_rate: float = 0.0
@@ -55,7 +56,7 @@ class VisionConfig:
 
 # size: (dim, heads, numbers of layers, patches): the paper, the released code, and nano, ours for small images
 SIZES: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...]]] = {
-    "nano": (96, 4, (6,), (1, 2, 4)),
+    "nano": (96, 4, (6,), (1, 2, 4, 8)),
     "tiny": (192, 4, (12, 24), (16, 8)),
     "small": (384, 8, (12, 24), (16, 8)),
     "medium": (512, 8, (24,), (16, 8)),

@@ -8,8 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from tost.nn.drop_path import DropPath
+from tost.nn.ista import Ista
 from tost.nn.mixers import make_mixer
 from tost.nn.mlp import Mlp
+
+
+FEED_FORWARDS = ("mlp", "ista")
 
 
 class Block(nn.Module):
@@ -19,7 +23,9 @@ class Block(nn.Module):
 
     x: [B, N, C] -> [B, N, C].  mask: [B, N] bool, True = a real token.  cu_seqlens: packed sequences, where the mixer
     takes them (tssa, none).  mixer: a name in MIXERS.  layer_scale_init: the initial gammas, None leaves them out.
-    Raises ValueError for an unknown mixer, sizes that don't divide, or cu_seqlens that the mixer can't take.
+    feed_forward: "mlp", or "ista", the step that the theory derives: x = Ista(LN(x)), without gamma2.
+    Raises ValueError for an unknown mixer or feed_forward, sizes that don't divide, or cu_seqlens that the mixer can't
+    take.
     """
 
     undecayed = ("gamma1", "gamma2")
@@ -36,16 +42,21 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         layer_scale_init: float | None = 1.0,
         norm_eps: float = 1e-6,
+        feed_forward: str = "mlp",
     ) -> None:
         super().__init__()
+        if feed_forward not in FEED_FORWARDS:
+            raise ValueError(f"unknown feed_forward {feed_forward!r}; choose one of {', '.join(FEED_FORWARDS)}")
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.mixer_name = mixer
         self.mixer = make_mixer(mixer, dim, num_heads, bias=bias, attn_drop=attn_drop, proj_drop=drop)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop, bias)
+        self.feed_forward = feed_forward
+        self.mlp = Ista(dim) if feed_forward == "ista" else Mlp(dim, int(dim * mlp_ratio), drop, bias)
         self.drop_path = DropPath(drop_path)
         self.gamma1 = None if layer_scale_init is None else nn.Parameter(torch.full((dim,), layer_scale_init))
-        self.gamma2 = None if layer_scale_init is None else nn.Parameter(torch.full((dim,), layer_scale_init))
+        scaled = layer_scale_init is not None and feed_forward == "mlp"
+        self.gamma2 = None if not scaled else nn.Parameter(torch.full((dim,), layer_scale_init))
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         if cu_seqlens is None:
@@ -58,7 +69,8 @@ class Block(nn.Module):
                 "pad them to one length and pass a mask"
             )
         x = self._add(x, self.gamma1, mixed)
-        return self._add(x, self.gamma2, self.mlp(self.norm2(x)))
+        new = self.mlp(self.norm2(x))
+        return new if self.feed_forward == "ista" else self._add(x, self.gamma2, new)
 
     def _add(self, x: Tensor, gamma: Tensor | None, branch: Tensor) -> Tensor:
         branch = self.drop_path(branch)

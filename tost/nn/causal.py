@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tost.nn.checks import check_tokens, head_dim
 from tost.nn.linear import Linear
-from tost.ops import TSSAState, causal_tssa
+from tost.ops import TSSAState, causal_membership, causal_tssa
 
 
 class CausalTSSA(nn.Module):
@@ -71,7 +71,7 @@ class CausalTSSA(nn.Module):
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, TSSAState]:
         check_tokens("CausalTSSA", x, self.dim)
-        w = self.in_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
+        w = self.project(x)
         bias, seen = self._clamped(x.shape[1], state)
         y, new_state = causal_tssa(
             w,
@@ -91,6 +91,33 @@ class CausalTSSA(nn.Module):
         if state is not None and seen is not None and seen is not state:
             new_state = new_state._replace(length=state.length + (new_state.length - seen.length))
         return out, new_state
+
+    def project(self, x: Tensor) -> Tensor:
+        """w [B, N, H, D], the tokens in each head's subspace: what the operator compresses."""
+        return self.in_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
+
+    def membership(
+        self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None, state: Any = None
+    ) -> Tensor:
+        """pi [B, N, H], how the operator shares each token among the heads; arguments of forward, 0 if masked."""
+        bias, seen = self._clamped(x.shape[1], state)
+        return causal_membership(
+            self._scored(x),
+            self._temperature(x, mask, cu_seqlens, state),
+            position_bias=bias,
+            decay=self.survival(),
+            mask=mask,
+            cu_seqlens=cu_seqlens,
+            state=seen,
+        )
+
+    def _scored(self, x: Tensor) -> Tensor:
+        """What the memberships are read from."""
+        return self.project(x)
+
+    def _temperature(self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, state: Any) -> Tensor:
+        """[H], or by token [B or 1, N, H]."""
+        return self.temperature
 
     def survival(self) -> Tensor | None:
         """[H] float32 in (0, 1], what of the statistics survives a token; None if nothing is forgotten."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -104,9 +104,14 @@ class CausalMixture(CausalTSSA):
             new_state = new_state._replace(length=state.length + (new_state.length - seen.length))
         return out, new_state
 
-    def _temperature(
-        self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, state: MixtureState | None
-    ) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:
+        """[B, N, H, D], the values: what the operator compresses."""
+        return self.readout.split(self.in_proj(x))[0][-1]
+
+    def _scored(self, x: Tensor) -> Tensor:
+        return self.readout.split(self.in_proj(x))[0][0]
+
+    def _temperature(self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, state: Any) -> Tensor:
         """[H], or [B or 1, N, H] if it grows with the tokens seen."""
         if self.power is None:
             return self.temperature

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tost.nn.cbsa import CBSA
 from tost.nn.checks import check_mask, check_tokens, head_dim
 from tost.nn.linear import Linear
 from tost.nn.tssa import TSSA
+from tost.nn.tssa_variants import DecoupledTSSA, OrthonormalTSSA, UniformTSSA, UnscaledTSSA
 
 
 class QKVMixer(nn.Module):
@@ -130,6 +132,11 @@ MIXERS: dict[str, type[nn.Module]] = {
     "xca": CrossCovariance,
     "linear": LinearAttention,
     "none": NoMixing,
+    "cbsa": CBSA,
+    "tssa-unscaled": UnscaledTSSA,
+    "tssa-uniform": UniformTSSA,
+    "tssa-orthonormal": OrthonormalTSSA,
+    "tssa-decoupled": DecoupledTSSA,
 }
 
 

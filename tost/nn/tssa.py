@@ -47,11 +47,27 @@ class TSSA(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         check_tokens("TSSA", x, self.dim)
-        w = self.in_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
+        w = self.project(x)
         y = tssa(w, self.temperature, mask=mask, cu_seqlens=cu_seqlens, backend=self.backend)
         if self.training and self.attn_drop > 0:
             y = y * self._dropout(y, cu_seqlens)
         return self.proj_drop(self.out_proj(y.flatten(-2)))
+
+    def project(self, x: Tensor) -> Tensor:
+        """w [B, N, H, D], the tokens in each head's subspace: what the operator compresses."""
+        return self.in_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
+
+    def membership(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Pi [B, N, H], how the operator shares the tokens among the heads; 0 for masked ones."""
+        _, stats = tssa(
+            self.project(x),
+            self.temperature,
+            mask=mask,
+            cu_seqlens=cu_seqlens,
+            return_stats=True,
+            backend=self.backend,
+        )
+        return stats.membership
 
     def _dropout(self, y: Tensor, cu_seqlens: Tensor | None) -> Tensor:
         """y is linear in 1 / (1 + m), so dropping that is a factor of y shared by a sequence's tokens."""

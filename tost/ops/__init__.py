@@ -1,6 +1,7 @@
 """The token-statistics operators: pure functions of tensors, one signature, several backends."""
 
 from tost.ops.api import BACKENDS, causal_tssa, tssa, which_backend
+from tost.ops.membership import causal_membership
 from tost.ops.mixture import MixtureState, causal_mixture
 from tost.ops.state import TSSAState, TSSAStats
 
@@ -9,6 +10,7 @@ __all__ = [
     "MixtureState",
     "TSSAState",
     "TSSAStats",
+    "causal_membership",
     "causal_mixture",
     "causal_tssa",
     "tssa",

@@ -8,7 +8,6 @@ means keeps first moments too, and its step is taken from the mean (docs/math.md
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +16,8 @@ from torch import Tensor
 from tost.ops import checks
 from tost.ops.api import bias_by_token, length_after
 from tost.ops.common import CAUSAL_FLOOR, MASS_EPS
-from tost.ops.recurrence import recurrence_of
+from tost.ops.membership import posterior, running_sum
 from tost.ops.reference import sequences
-from tost.ops.scan import decayed_sum
 from tost.ops.segments import no_autocast, zero_masked
 
 BACKENDS = ("reference", "eager")
@@ -122,15 +120,9 @@ def _eager(
 ) -> tuple[Tensor, ...]:
     with no_autocast(w.device.type):
         x, v = zero_masked(w, mask), zero_masked(values, mask)
-        t, decay = temperature.to(x.dtype), None if decay is None else decay.to(x.dtype)
-        total = _running(w.shape, decay, mask, cu_seqlens)
-        p = x.square()
-        a, energy = total(p, energy)
-        score = (p / a.clamp_min(CAUSAL_FLOOR)).sum(-1)
-        if bias is not None:
-            score = score + w.shape[-1] * bias.to(x.dtype)
-        pi = torch.softmax(t * score, -1)
-        pi = (pi if mask is None else pi * mask.unsqueeze(-1)).unsqueeze(-1)  # [B, N, H, 1]
+        total = running_sum(w.shape, None if decay is None else decay.to(x.dtype), mask, cu_seqlens)
+        pi, energy = posterior(x.square(), temperature, bias, mask, total, energy)
+        pi = pi.unsqueeze(-1)  # [B, N, H, 1]
         D, weighted = w.shape[-1], pi * v
         product = (weighted.unsqueeze(-1) * v.unsqueeze(-2)).flatten(-2) if full else weighted * v
         base = None
@@ -142,15 +134,6 @@ def _eager(
         y = -pi * _step(v - mean, mean, sums[..., D:-1] / Q, full)
         ends = (energy, end[..., :D], end[..., D:-1].unflatten(-1, second_shape(D, full)), end[..., -1])
         return y.to(w.dtype), *ends
-
-
-def _running(
-    shape: torch.Size, decay: Tensor | None, mask: Tensor | None, cu_seqlens: Tensor | None
-) -> Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
-    """The running sum over tokens of every sequence, of (x [B, N, H, ...], its value before them)."""
-    if decay is not None and mask is None and cu_seqlens is None:
-        return lambda x, base: decayed_sum(x, decay, base)  # the same decay at every token
-    return recurrence_of(shape, decay, mask, cu_seqlens).forward
 
 
 def second_shape(D: int, full: bool) -> tuple[int, ...]:

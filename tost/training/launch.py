@@ -19,6 +19,7 @@ from tost.training.runs import (
     CHECKPOINTS,
     CONFIG,
     METRICS,
+    PARAMETERS,
     SUMMARY,
     check_same,
     prepare_folder,
@@ -44,7 +45,7 @@ def train(recipe: str | Path | AnyRecipe, **overrides: Any) -> Path:
     run={"epochs": 5}), or dotted, train("vision-digits", **{"run.epochs": 5}). A run that was stopped or killed goes
     on from its last checkpoint to the weights that an undisturbed one reaches; a finished one is left as it is. The
     folder then holds model.safetensors and config.json (for from_pretrained; a language run its tokenizer's files
-    too), config.yaml, metrics.jsonl, summary.json and checkpoints/.
+    too), config.yaml, metrics.jsonl, parameters.csv, summary.json and checkpoints/.
     Raises ValueError (settings, images, text, divergence, a run of another recipe), OSError (nothing half-written is
     left), ImportError (naming the extra) and KeyboardInterrupt (the same call goes on).
     """
@@ -109,6 +110,7 @@ def _prepare(recipe: AnyRecipe, folder: Path, callbacks: list[Any]) -> Any:
     from tost.training.callbacks import MetricsFile
     from tost.training.checkpoints import remove_unfinished
     from tost.training.engine import RunTrainer
+    from tost.training.parameters import ParametersFile
 
     if (folder / CONFIG).is_file() and not recipe.run.overwrite:
         check_same(folder, recipe)
@@ -119,7 +121,8 @@ def _prepare(recipe: AnyRecipe, folder: Path, callbacks: list[Any]) -> Any:
         prepare_folder(folder, recipe)
         remove_unfinished(folder / CHECKPOINTS)
         task.prepare(folder)
-    trainer = RunTrainer(task, module, args=arguments, callbacks=[MetricsFile(folder / METRICS), *task.callbacks])
+    files = [MetricsFile(folder / METRICS), ParametersFile(folder / PARAMETERS, task.optimised)]
+    trainer = RunTrainer(task, module, args=arguments, callbacks=[*files, *task.callbacks])
     trainer.remove_callback(ProgressCallback)
     for callback in callbacks:
         trainer.add_callback(callback)

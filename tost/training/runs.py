@@ -15,9 +15,9 @@ from tost.training.recipe_language import LanguageRecipe
 from tost.training.settings import AnyRecipe, load_recipe
 
 CONFIG, SUMMARY, METRICS, CHECKPOINTS = "config.yaml", "summary.json", "metrics.jsonl", "checkpoints"
-SUBSPACES = "subspaces.safetensors"
+PARAMETERS, SUBSPACES = "parameters.csv", "subspaces.safetensors"
 _PART = re.compile(
-    r"\.(config\.yaml|config\.json|data\.json|metrics\.jsonl|summary\.json|model\.safetensors|subspaces\.safetensors)\.[0-9a-f]{8}\.part"
+    r"\.(config\.yaml|config\.json|data\.json|metrics\.jsonl|parameters\.csv|summary\.json|model\.safetensors|subspaces\.safetensors)\.[0-9a-f]{8}\.part"
 )
 # Settings that change where and how fast a run goes, not what comes out of it.
 HARMLESS = {
