@@ -22,7 +22,7 @@ FLOORS = [
     {"rates"},
     {"nn"},
     {"ops"},
-    {"files", "extras"},
+    {"files", "extras", "shipped"},
 ]
 LEAVES = {"integrations"}  # may import anything, imported by nobody
 

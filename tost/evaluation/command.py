@@ -6,6 +6,8 @@ import json as json_module
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from tost.shipped import run_or_shipped
+
 
 @dataclass
 class Images:
@@ -36,7 +38,8 @@ def evaluate(
     """How good a run is on what it has not seen: accuracy on images, or surprise at text, with 95% intervals.
 
     Args:
-        run: folder of a finished run; for text also a folder of save_pretrained or a model on the Hub
+        run: folder of a finished run, or flowers or stdlib, which come with the package; for text also a folder of
+            save_pretrained or a model on the Hub
         data: text: wikitext, lambada, ptb, cbt, openwebtext or a file (default: what the run's recipe holds out).
             Images: --data.path and --data.workers, where they are not where the recipe says
         path: text: the local copy of a known set, as it was published (default: from the Hub)
@@ -62,7 +65,7 @@ def evaluate(
         "position_mode": position_mode,
     }
     chosen = {name: value for name, value in text.items() if value is not None}
-    result = recompute(run, data=given, batch_size=batch_size, device=device, **chosen)
+    result = recompute(run_or_shipped(run), data=given, batch_size=batch_size, device=device, **chosen)
     print(json_module.dumps(result) if json else sentence(result))
 
 

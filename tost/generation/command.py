@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tost.shipped import run_or_shipped
+
 if TYPE_CHECKING:
     from tost.generation.text import Generation, Sampling
 
@@ -31,7 +33,8 @@ def generate(
     """Write on from a prompt. Ctrl-C ends the text after the current token.
 
     Args:
-        run: folder of a finished run, a folder of save_pretrained, or a model on the Hub
+        run: folder of a finished run, stdlib (comes with the package), a folder of save_pretrained, or a model on the
+            Hub
         prompt: the beginning of the text; - reads it from standard input
         max_new_tokens: most tokens to write (default: 200, or what the position table has room for)
         temperature: 0 = always the likeliest token (default: 0.8, with beams 0)
@@ -56,7 +59,7 @@ def generate(
     from tost.generation.text import Sampling
 
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, num_beams, stop, seed)
-    model, tokenizer = load_language(run, device=device, position_mode=position_mode)
+    model, tokenizer = load_language(str(run_or_shipped(run)), device=device, position_mode=position_mode)
     written = write(model, tokenizer, text, sampling, state, stream, quiet=json)
     if json:
         print(json_module.dumps({"prompt": text, "text": written.text, **numbers(written)}))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tost.extras import require
+from tost.shipped import run_or_shipped
 
 # A model of plain text has no roles: a chat is the messages one after the other, each on lines of its own.
 PLAIN_CHAT = "{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}"
@@ -23,7 +24,8 @@ def serve(
     """Answer clients of the OpenAI protocol: /v1/completions, /v1/chat/completions, /v1/models; until Ctrl-C.
 
     Args:
-        run: folder of a finished run, a folder of save_pretrained, or a model on the Hub
+        run: folder of a finished run, stdlib (comes with the package), a folder of save_pretrained, or a model on the
+            Hub
         host: address to listen at; the default answers this machine alone
         port: port to listen at
         name: what clients call the model (default: the run's name)
@@ -35,7 +37,7 @@ def serve(
     require("fastapi", extra="serve")
     from transformers.utils import logging
 
-    model, tokenizer = load_served(run, position_mode, device)
+    model, tokenizer = load_served(str(run_or_shipped(run)), position_mode, device)
     name = name or Path(run).name
     logging.set_verbosity_error()
     print(f"{name} at http://{host}:{port}/v1 (Ctrl-C ends it)", flush=True)

@@ -12,7 +12,6 @@ from tost.nn.ista import Ista
 from tost.nn.mixers import make_mixer
 from tost.nn.mlp import Mlp
 
-
 FEED_FORWARDS = ("mlp", "ista")
 
 
@@ -55,8 +54,9 @@ class Block(nn.Module):
         self.mlp = Ista(dim) if feed_forward == "ista" else Mlp(dim, int(dim * mlp_ratio), drop, bias)
         self.drop_path = DropPath(drop_path)
         self.gamma1 = None if layer_scale_init is None else nn.Parameter(torch.full((dim,), layer_scale_init))
-        scaled = layer_scale_init is not None and feed_forward == "mlp"
-        self.gamma2 = None if not scaled else nn.Parameter(torch.full((dim,), layer_scale_init))
+        if feed_forward == "ista":
+            layer_scale_init = None
+        self.gamma2 = None if layer_scale_init is None else nn.Parameter(torch.full((dim,), layer_scale_init))
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         if cu_seqlens is None:

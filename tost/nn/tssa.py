@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class TSSA(nn.Module):
     Raises ValueError if num_heads doesn't divide dim, or x is not [B, N, dim].
     """
 
-    undecayed = ("temperature",)
+    undecayed: ClassVar[tuple[str, ...]] = ("temperature",)
     packs = True  # takes cu_seqlens
 
     def __init__(

@@ -11,8 +11,7 @@ from torch.nn.utils.parametrizations import orthogonal
 from tost.nn.checks import check_mask, check_tokens
 from tost.nn.linear import Linear
 from tost.nn.tssa import TSSA
-
-MASS_EPS = 1e-8
+from tost.ops.common import MASS_EPS
 
 
 class TSSAVariant(TSSA):
