@@ -13,7 +13,8 @@ class ModelRecipe:
 
     Args:
         name: one of `tost models`
-        mixer: what mixes tokens in every block: tssa, softmax, xca, linear or none
+        mixer: what mixes tokens in every block, a name in tost.nn.MIXERS: tssa, softmax, xca, linear, none, cbsa, or
+            TSSA with a part changed (tssa-unscaled, tssa-uniform, tssa-orthonormal, tssa-decoupled)
         drop_path_rate: share of residual branches dropped while training
         weights: a run folder, a folder of save_pretrained, a .safetensors file or a name on the Hub to start from
         options: further arguments of tost.create_model
