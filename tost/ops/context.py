@@ -1,0 +1,155 @@
+"""One sequence over many processes: each holds a stretch of its tokens, and only sums travel.
+
+Process r of the group has tokens [start_r, start_{r+1}) of every sequence, in the order of the ranks; stretches may differ in
+length, and be empty. What a process sends is H (2D + 1) sums a pass, whatever the length.
+"""
+
+# B batch, N tokens of this process, H heads, D features per head, R processes
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tost.ops import checks
+from tost.ops.api import causal_tssa
+from tost.ops.common import MASS_EPS, statistics_dtype
+from tost.ops.segments import no_autocast, zero_masked
+from tost.ops.state import TSSAState
+
+FULL_FLOOR = 1e-24  # of the energy, as published
+
+
+def context_tssa(w: Tensor, temperature: Tensor, *, mask: Tensor | None = None, group: Any = None) -> Tensor:
+    """`tssa` of a sequence that is split over the processes of `group` (None: all); arguments and result are local.
+
+    Two sums over the group forward, H D and H (D + 1) numbers a sequence, and two backward. Gradients of w are whole;
+    that of temperature is this process's part, to be added over the group as any gradient of data parallelism is.
+    w: [B, N, H, D], B the same everywhere.  Raises ValueError if shapes or dtypes disagree.
+    """
+    checks.check_call("context_tssa", w, temperature, mask, None)
+    return _Full.apply(w, temperature, mask, group)
+
+
+class _Full(torch.autograd.Function):
+    """The closed form of docs/math.md, its sums over tokens taken over the group."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, temperature: Tensor, mask: Tensor | None, group: Any) -> Tensor:
+        with no_autocast(w.device.type):
+            x, t = zero_masked(w, mask), temperature.to(statistics_dtype(w.dtype))
+            p = x.square()
+            a = summed(p.sum(1), group)
+            pi = _share(p / a.clamp_min(FULL_FLOOR)[:, None], t, mask)[0]
+            sums = summed(torch.cat([torch.einsum("bnh,bnhd->bhd", pi, p), pi.sum(1)[..., None]], -1), group)
+            Q = sums[..., -1:] + MASS_EPS
+            m = sums[..., :-1] / Q
+            y = -pi[..., None] * x / (1 + m[:, None])
+        ctx.save_for_backward(w, temperature, mask, a, m, Q)
+        ctx.group = group
+        return y.to(w.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        w, temperature, mask, a, m, Q = ctx.saved_tensors
+        with no_autocast(w.device.type):
+            x, g, t = zero_masked(w, mask), zero_masked(grads[0], mask), temperature.to(a.dtype)
+            p, c, q = x.square(), a.clamp_min(FULL_FLOOR), 1 / (1 + m)
+            pi, s = _share(p / c[:, None], t, mask)
+            A = q.square() / Q * summed(torch.einsum("bnh,bnhd->bhd", pi, x * g), ctx.group)
+            u = (A[:, None] * p - q[:, None] * x * g).sum(-1) - (A * m).sum(-1)[:, None]
+            e = pi * (u - (pi * u).sum(-1, keepdim=True))
+            f = (t * e)[..., None]
+            E = summed((f * p).sum(1), ctx.group) / c.square() * (a >= FULL_FLOOR)
+            dw = -pi[..., None] * q[:, None] * g + 2 * x * (pi[..., None] * A[:, None] + f / c[:, None] - E[:, None])
+            return dw.to(w.dtype), (e * s).sum((0, 1)).to(temperature.dtype), None, None
+
+
+def _share(scaled: Tensor, t: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Memberships and scores [B, N, H] of squares over their energy."""
+    s = scaled.sum(-1)
+    pi = torch.softmax(t * s, -1)
+    return (pi if mask is None else pi * mask[..., None]), s
+
+
+def context_causal_tssa(
+    w: Tensor,
+    temperature: Tensor,
+    *,
+    position_bias: Tensor | None = None,
+    decay: Tensor | None = None,
+    mask: Tensor | None = None,
+    group: Any = None,
+    return_state: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, TSSAState]:
+    """`causal_tssa` of a sequence that is split over the processes of `group` (None: all); arguments and result are local.
+
+    Every process needs the state before its first token: the sums of those before it, an exclusive scan. Memberships hang
+    on the energy, so that is scanned first, H D numbers a sequence; then mass and moment, H (D + 1). The operator runs
+    twice. Gradients of w are whole, those of the parameters are this process's part, as in `context_tssa`.
+    With `return_state` also the state after this process's last token; the last process has the sequence's.
+    """
+    checks.check_call("context_causal_tssa", w, temperature, mask, None)
+    checks.check_causal(w, position_bias, decay, None, None)
+    B, N, H, D = w.shape
+    real = w.new_ones(B, N, dtype=torch.bool) if mask is None else mask
+    counts = gathered(real.sum(1), group)  # [R, B]
+    energy = before(_energy(zero_masked(w, mask), decay, real), decay, counts, group)
+    options: dict[str, Any] = {"position_bias": position_bias, "decay": decay, "mask": mask, "backend": backend}
+    start = TSSAState.zeros(B, H, D, device=w.device)._replace(
+        energy=energy, length=counts[: dist.get_rank(group)].sum(0)
+    )
+    _, local = causal_tssa(w, temperature, state=start, return_state=True, **options)
+    sums = before(torch.cat([local.moment, local.mass[..., None]], -1), decay, counts, group)
+    start = start._replace(moment=sums[..., :-1].contiguous(), mass=sums[..., -1].contiguous())
+    return causal_tssa(w, temperature, state=start, return_state=return_state, **options)
+
+
+def _energy(x: Tensor, decay: Tensor | None, real: Tensor) -> Tensor:
+    """[B, H, D] float64, the sum of squares at the end of this stretch, each decayed by the real tokens after it."""
+    p = x.square()
+    if decay is None:
+        return p.sum(1, dtype=torch.float64)
+    after = real.sum(1, keepdim=True) - real.cumsum(1)
+    return torch.einsum("bnh,bnhd->bhd", decay.double() ** after[..., None], p.double())
+
+
+def before(local: Tensor, decay: Tensor | None, counts: Tensor, group: Any) -> Tensor:
+    """What all earlier processes' `local` sums [B, H, F] come to at this one's first token: an exclusive scan."""
+    parts, rank = _Gather.apply(local.double(), group), dist.get_rank(group)  # [R, B, H, F]
+    state = torch.zeros_like(parts[0])
+    for r in range(rank):
+        kept = 1 if decay is None else (decay.double() ** counts[r][:, None])[..., None]
+        state = state * kept + parts[r]
+    return state + 0 * parts.sum(0)  # every process takes part in the backward's sum, also the first
+
+
+def summed(x: Tensor, group: Any) -> Tensor:
+    """x added over the group."""
+    x = x.contiguous()
+    dist.all_reduce(x, group=group)
+    return x
+
+
+def gathered(x: Tensor, group: Any) -> Tensor:
+    """[R, ...], the x of every process."""
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, x.contiguous(), group=group)
+    return torch.stack(parts)
+
+
+class _Gather(torch.autograd.Function):
+    """`gathered` whose gradient comes back to where each part is from."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return gathered(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return summed(grads[0], ctx.group)[dist.get_rank(ctx.group)], None
