@@ -62,7 +62,7 @@ EXPECTED = {  # words of the report, and what its tables hold
                {"vision", "language", "shares", "block"}),
     "decode": (["**decoding** (tiny: 2 layers", "GPT-2, cache allocated beforehand", "**the operator's step**"],
                {"decode", "operator"}),
-    "drift": (["| a plain float32 state, one token at a time |", "| cpu, one call |", "| forgetting, half-life 1,024 |"],
+    "drift": (["| a plain float32 state, one token at a time |", "| cpu, one call |", "| forgetting, half-life"],
               {"drift", "dilution"}),
     "train": (["**training step**, language model (tiny), 1 x 24 tokens", "GPT-2, fused", "where its time goes"],
               {"train", "shares"}),
