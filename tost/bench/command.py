@@ -41,7 +41,8 @@ def bench(
     Args:
         group: ops: the operators at sizes of real layers, and how near they come to copying; scale: time and memory
             over tokens, to a million; memory: peaks of operator, block and training step, states, long texts; models:
-            whole models and blocks, and where their time goes; decode: one more token; train: a training step; drift: exactness and memberships of very long streams
+            whole models and blocks, and where their time goes; decode: one more token; train: a training step; drift:
+            exactness and memberships of very long streams
         quick: two minutes instead of five to ten: fewer and smaller sizes
         device: what to measure on
         dtype: precision of the tensors and weights (autocast in train)
