@@ -1,7 +1,7 @@
 """One sequence over many processes: each holds a stretch of its tokens, and only sums travel.
 
-Process r of the group has tokens [start_r, start_{r+1}) of every sequence, in the order of the ranks; stretches may differ in
-length, and be empty. What a process sends is H (2D + 1) sums a pass, whatever the length.
+Process r of the group has tokens [start_r, start_{r+1}) of every sequence, in the order of the ranks; stretches may
+differ in length, and be empty. What a process sends is H (2D + 1) sums a pass, whatever the length.
 """
 
 # B batch, N tokens of this process, H heads, D features per head, R processes
@@ -86,11 +86,11 @@ def context_causal_tssa(
     return_state: bool = False,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, TSSAState]:
-    """`causal_tssa` of a sequence that is split over the processes of `group` (None: all); arguments and result are local.
+    """`causal_tssa` of a sequence that is split over the processes of `group` (None: all); all arguments are local.
 
-    Every process needs the state before its first token: the sums of those before it, an exclusive scan. Memberships hang
-    on the energy, so that is scanned first, H D numbers a sequence; then mass and moment, H (D + 1). The operator runs
-    twice. Gradients of w are whole, those of the parameters are this process's part, as in `context_tssa`.
+    Every process needs the state before its first token: the sums of those before it, an exclusive scan. Memberships
+    hang on the energy, so that is scanned first, H D numbers a sequence; then mass and moment, H (D + 1). The operator
+    runs twice. Gradients of w are whole, those of the parameters are this process's part, as in `context_tssa`.
     With `return_state` also the state after this process's last token; the last process has the sequence's.
     """
     checks.check_call("context_causal_tssa", w, temperature, mask, None)

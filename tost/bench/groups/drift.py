@@ -122,10 +122,11 @@ def report(result: Result) -> list[str]:
     labels = {(name, how): f"{name}, {FEEDS[how]}" for name, how in unique((r["contestant"], r["feed"]) for r in rows)}
     labels |= {("plain", "call"): "a plain float32 state, one token at a time"}
     shown = [{**r, "key": (r["contestant"], r["feed"])} for r in rows]
-    text = (
-        f"largest relative error of energy, moment and mass after {rows[0]['N']:,} tokens, against float64; tokens in"
-    )
-    parts = [f"{text}\n\n" + pivot(shown, "dtype", lambda r: f"{r['worst']:.1e}", labels, row="key")]
+    told = f"after {rows[0]['N']:,} tokens, against float64; tokens in"
+    parts = [
+        f"largest relative error of energy, moment and mass {told}\n\n"
+        + pivot(shown, "dtype", lambda r: f"{r['worst']:.1e}", labels, row="key")
+    ]
     found = result.of("dilution")
     lengths = unique(r["N"] for r in found)
     lines = []
