@@ -16,7 +16,7 @@ LIMIT = 8 * 10**6  # bytes of all shipped models together
 
 
 def ship(run: Path, name: str) -> None:
-    """Copy what a finished run needs to be read; its paths and checkpoints stay behind, the model card stays.
+    """Copy what a finished run needs to be read; its paths, checkpoints and metrics stay behind, the model card stays.
 
     Args:
         run: folder of a finished run
@@ -26,7 +26,7 @@ def ship(run: Path, name: str) -> None:
     folder = shipped(name)
     folder.mkdir(exist_ok=True)
     for file in sorted(run.iterdir()):
-        if file.is_file() and file.name != "README.md":
+        if file.is_file() and file.name not in ("README.md", "metrics.jsonl"):
             shutil.copyfile(file, folder / file.name)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     config["data"]["path"], config["run"]["folder"], config["run"]["name"] = None, "runs", name
