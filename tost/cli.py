@@ -25,9 +25,13 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("tost.training.command:run", "train a recipe, or go on with a stopped run", raw=True),
     "evaluate": Command("tost.evaluation.command:evaluate", "how good a run is on images or text it has not seen"),
+    "analyze": Command(
+        "tost.analysis.command:analyze", "what a run's layers do: figures, scores and a report", raw=True
+    ),
     "generate": Command("tost.generation.command:generate", "write on from a prompt"),
     "serve": Command("tost.generation.serve:serve", "answer clients of the OpenAI protocol"),
     "demo": Command("tost.demo:demo", "train on scanned digits and on source code, and show the models at work"),
+    "app": Command("tost.app.command:app", "look inside a trained model in the browser", raw=True),
     "bench": Command("tost.bench.command:bench", "time and memory beside the rivals, after checking what is timed"),
     "models": Command("tost.cli:models", "list the models and their sizes", raw=True),
     "doctor": Command("tost.doctor:doctor", "what this machine has, which backends work here"),

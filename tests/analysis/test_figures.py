@@ -23,7 +23,7 @@ from tost.analysis import (
 )
 from tost.analysis.benchmark_figure import curves
 from tost.analysis.growth_law import crossing, exponent, tail
-from tost.analysis.membership_figure import enlarge, span
+from tost.analysis.pictures import enlarge, span
 from tost.rates import RateRecord
 
 pytest.importorskip("matplotlib")

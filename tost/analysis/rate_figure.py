@@ -7,22 +7,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
+from tost.analysis.panels import MARKS, line_style, over_layers
 from tost.analysis.style import Drawing, Theme
 from tost.rates import RateRecord
 
 STAGES = ("before", "mixed", "after")
 
 
-def rate_figure(records: Mapping[str, RateRecord]) -> Drawing:
+def rate_figure(records: Mapping[str, RateRecord], exact: Mapping[str, Tensor] | None = None) -> Drawing:
     """Rvar_c of every block's output, and how attention half and whole block change that of its input.
 
     Each block is measured in its own subspaces, so rates compare within a block. The band is the standard deviation
     over the samples. Keys of `records` name the sets, such as "training" and "held-out".
+    exact: by set [L, B], the exact rate of the output, which Rvar_c bounds from above (dashed).
     """
+    exact = exact or {}
     rows = [
         {"set": name, "layer": i + 1, "module": layer, "samples": record.after.shape[1]}
         | {f"{stage}_mean": float(record.mean(stage)[i]) for stage in STAGES}
         | {f"{stage}_sd": float(record.spread(stage)[i]) for stage in STAGES}
+        | ({"exact_mean": float(exact[name][i].mean()), "exact_sd": _sd(exact[name][i])} if name in exact else {})
         for name, record in records.items()
         for i, layer in enumerate(record.layers)
     ]
@@ -30,17 +36,13 @@ def rate_figure(records: Mapping[str, RateRecord]) -> Drawing:
     def draw(figure: Any, theme: Theme) -> None:
         levels, changes = figure.subplots(1, 2)
         for index, (name, record) in enumerate(records.items()):
-            _levels(levels, name, record, theme.series[index])
+            _levels(levels, name, record, exact.get(name), theme, index)
         levels.set_ylim(bottom=0)
         levels.set_title("rate of a block's output, nats per token")
         _changes(changes, records, theme)
         changes.set_title("change within the block, %")
         for panel in (levels, changes):
-            layers = len(next(iter(records.values())).layers)
-            panel.set_xticks(range(1, layers + 1))
-            panel.set_xlim(0.4, layers + 0.6)
-            panel.grid(axis="x", visible=False)
-            panel.set_xlabel("block")
+            over_layers(panel, len(next(iter(records.values())).layers))
             panel.legend(fontsize=8)
 
     falls = ", ".join(f"{name} {fallen(record)} of {len(record.layers)}" for name, record in records.items())
@@ -53,12 +55,19 @@ def fallen(record: RateRecord, stage: str = "after") -> int:
     return int((record.mean(stage) < record.mean("before")).sum())
 
 
-def _levels(axes: Any, name: str, record: RateRecord, colour: str) -> None:
+def _sd(values: Tensor) -> float:
+    return float(values.std()) if len(values) > 1 else 0.0
+
+
+def _levels(axes: Any, name: str, record: RateRecord, exact: Tensor | None, theme: Theme, index: int) -> None:
     """The rate of each block's output, with one standard deviation over the samples."""
+    style = line_style(theme, index)
     x = range(1, len(record.layers) + 1)
     mean, sd = record.mean("after").numpy(), record.spread("after").numpy()
-    axes.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(x, mean, "o-", color=colour, label=name)
+    axes.fill_between(x, mean - sd, mean + sd, color=style["color"], alpha=0.15, linewidth=0)
+    axes.plot(x, mean, MARKS[index % len(MARKS)], label=name, **style)
+    if exact is not None:
+        axes.plot(x, exact.mean(1).numpy(), (":", "-.")[index % 2], color=style["color"], label=f"{name}: exact")
 
 
 def _changes(axes: Any, records: Mapping[str, RateRecord], theme: Theme) -> None:

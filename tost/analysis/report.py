@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -39,13 +40,22 @@ th { color: var(--quiet); font-weight: 600; } th:first-child, td:first-child { t
 tr.ours td { font-weight: 600; }
 pre { background: var(--soft); border-radius: 10px; padding: 0.9rem 1.1rem; overflow-x: auto; font-size: 0.9rem; }
 code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+.note { border-left: 3px solid var(--accent); background: var(--soft); border-radius: 0 8px 8px 0; padding: 0.6rem 1rem;
+  font-size: 0.95rem; }
 footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--quiet);
   font-size: 0.85rem; }
 """
 
 
+@dataclass(frozen=True)
+class Markup:
+    """HTML that goes into a report as it is: its maker has escaped every text in it."""
+
+    html: str
+
+
 class Report:
-    """Collects sections and writes them; all text is escaped.
+    """Collects sections and writes them; all text is escaped, but for what is given as Markup.
 
     report = Report("Title", "What this is."); report.heading("A"); report.figure(drawing, "..."); report.write(path)
     """
@@ -87,6 +97,14 @@ class Report:
         )
         table = f"<table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>"
         self.parts.append(f"<div class='scroll'>{table}</div>")
+
+    def note(self, text: str) -> None:
+        """A line that the reader must not miss."""
+        self.parts.append(f"<p class='note'>{escape(text)}</p>")
+
+    def markup(self, block: Markup) -> None:
+        """A block of HTML that is safe already, such as painted text."""
+        self.parts.append(block.html)
 
     def code(self, text: str) -> None:
         self.parts.append(f"<pre>{escape(text)}</pre>")

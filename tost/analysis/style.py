@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +52,43 @@ class Drawing:
     alt: str
     rows: Sequence[Mapping[str, Any]]
     dpi: int = 160
+    made: dict[tuple[str, str], bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def png(self, theme: Theme = LIGHT) -> bytes:
         """The picture as a PNG file's bytes."""
         return self.picture("png", theme)
 
     def picture(self, kind: str, theme: Theme = LIGHT) -> bytes:
-        """The picture as a file's bytes, kind "png" or "svg"."""
+        """The picture as a file's bytes, kind "png" or "svg"; made once."""
+        return self.pictures((kind,), theme)[0]
+
+    def pictures(self, kinds: Sequence[str], theme: Theme = LIGHT) -> list[bytes]:
+        """The picture as files of several kinds, drawn and laid out once."""
+        missing = [kind for kind in kinds if (kind, theme.ground) not in self.made]
+        if missing:
+            self.made.update({(kind, theme.ground): data for kind, data in self._drawn(missing, theme)})
+        return [self.made[kind, theme.ground] for kind in kinds]
+
+    def _drawn(self, kinds: Sequence[str], theme: Theme) -> Iterator[tuple[str, bytes]]:
         matplotlib = require("matplotlib", extra="analysis")
         agg = require("matplotlib.backends.backend_agg", extra="analysis")
         with matplotlib.rc_context(settings(theme)):
             figure = require("matplotlib.figure", extra="analysis").Figure(figsize=self.size, layout="constrained")
             agg.FigureCanvasAgg(figure)
             self.draw(figure, theme)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=self.dpi, metadata={"Software" if kind == "png" else "Date": None})
-        return buffer.getvalue()
+            for kind in kinds:
+                buffer = io.BytesIO()
+                metadata = {"Software" if kind == "png" else "Date": None}
+                figure.savefig(buffer, format=kind, dpi=self.dpi, metadata=metadata)
+                figure.set_layout_engine("none")  # the layout is found and stays
+                yield kind, buffer.getvalue()
+
+    def save_all(self, folder: str | Path, name: str) -> list[str]:
+        """NAME.png and NAME.svg (light) and NAME.csv in `folder`; returns the files' names."""
+        self.pictures(("png", "svg"))
+        for kind in ("png", "svg"):
+            self.save(Path(folder) / f"{name}.{kind}")
+        return [f"{name}.{kind}" for kind in ("png", "svg", "csv")]
 
     def save(self, path: str | Path) -> None:
         """The light picture at `path` (.png or .svg) and its numbers beside it (.csv)."""
@@ -78,11 +99,21 @@ class Drawing:
         save_csv(self.rows, path.with_suffix(".csv"))
 
 
+def ramp(theme: Theme, count: int) -> list[str]:
+    """`count` colours from early to late, told apart by lightness too (matplotlib's viridis, off the ground's end)."""
+    matplotlib = require("matplotlib", extra="analysis")
+    first, last = (0.0, 0.82) if theme is LIGHT else (0.3, 1.0)
+    places = [first + (last - first) * i / max(count - 1, 1) for i in range(count)]
+    return [matplotlib.colors.to_hex(matplotlib.colormaps["viridis"](place)) for place in places]
+
+
 def settings(theme: Theme) -> dict[str, Any]:
     """matplotlib's settings for a theme."""
     return {
         "font.family": ["DejaVu Sans"],
         "font.size": 9.5,
+        "svg.fonttype": "none",  # letters stay letters
+        "svg.hashsalt": "tost",  # the same figure is the same file
         "text.color": theme.text,
         "axes.labelcolor": theme.text,
         "axes.edgecolor": theme.quiet,

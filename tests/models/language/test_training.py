@@ -28,8 +28,10 @@ def test_transformers_trainer_learns_a_text_by_heart(tmp_path, checkpointing):
         dataloader_pin_memory=False,
     )
     rows = [{"input_ids": row, "labels": row}] * 8
-    Trainer(model, settings, train_dataset=rows).train()
-    model.eval()
+    trainer = Trainer(model, settings, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    expected = model.eval()(row[None], labels=row[None]).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
     assert model(row[None], labels=row[None]).loss < 0.1
     assert torch.equal(model.generate(row[None, :1], max_new_tokens=15, do_sample=False)[0], row)
 

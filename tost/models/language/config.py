@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -37,7 +37,7 @@ class ToSTConfig(PreTrainedConfig):
     """
 
     model_type = "tost"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]  # a list: Trainer.evaluate adds to it
 
     vocab_size: int = 50304  # GPT-2's 50257, padded to a multiple of 64
     hidden_size: int = 768
