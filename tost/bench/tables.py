@@ -17,7 +17,7 @@ def pivot(
     records: Iterable[Record],
     column: str | Callable[[Record], Any],
     cell: Callable[[Record], str],
-    labels: Mapping[str, str],
+    labels: Mapping[Any, str],
     *,
     row: str = "contestant",
     head: Callable[[Any], str] = str,

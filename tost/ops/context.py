@@ -106,7 +106,8 @@ def context_causal_tssa(
     _, local = causal_tssa(w, temperature, state=start, return_state=True, **options)
     sums = before(torch.cat([local.moment, local.mass[..., None]], -1), decay, counts, group)
     start = start._replace(moment=sums[..., :-1].contiguous(), mass=sums[..., -1].contiguous())
-    return causal_tssa(w, temperature, state=start, return_state=return_state, **options)
+    y, end = causal_tssa(w, temperature, state=start, return_state=True, **options)
+    return (y, end) if return_state else y
 
 
 def _energy(x: Tensor, decay: Tensor | None, real: Tensor) -> Tensor:

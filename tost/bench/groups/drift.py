@@ -119,7 +119,9 @@ def dilution(lengths: tuple[int, ...], device: str) -> Iterator[dict[str, Any]]:
 def report(result: Result) -> list[str]:
     """A table of errors for each precision of the input, and one of the memberships."""
     rows = result.of("drift")
-    labels = {(name, how): f"{name}, {FEEDS[how]}" for name, how in unique((r["contestant"], r["feed"]) for r in rows)}
+    labels: dict[Any, str] = {
+        (name, how): f"{name}, {FEEDS[how]}" for name, how in unique((r["contestant"], r["feed"]) for r in rows)
+    }
     labels |= {("plain", "call"): "a plain float32 state, one token at a time"}
     shown = [{**r, "key": (r["contestant"], r["feed"])} for r in rows]
     told = f"after {rows[0]['N']:,} tokens, against float64; tokens in"
