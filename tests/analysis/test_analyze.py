@@ -4,12 +4,14 @@ import csv
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tost.analysis import analyze
+from tost.analysis.command import default_folder
 from tost.analysis.results import Analysis, Figure, Section, staging
 from tost.analysis.style import Drawing
 from tost.analysis.subject import open_subject
@@ -131,6 +133,13 @@ def test_the_default_folder_is_within_the_run(softmax_run, tmp_path):
     shutil.copytree(softmax_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     assert main(["analyze", str(tmp_path / "run"), "--samples", "3"]) == 0
     assert (tmp_path / "run" / "analysis" / "report.html").is_file()
+
+
+def test_a_shipped_model_is_not_written_into(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert default_folder("flowers") == Path("runs/flowers-analysis")
+    (tmp_path / "flowers").mkdir()
+    assert default_folder("flowers") == Path("flowers/analysis")
 
 
 def moved(run, folder, path="/nowhere/at/all"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tost.extras import require
+from tost.shipped import SHIPPED, run_or_shipped
 from tost.training.parsing import parse_with
 
 DESCRIPTION = """Look inside a finished run, of images or of text: every figure of the paper for it, and one report.
@@ -27,7 +28,7 @@ EXAMPLES = """examples:
   tost analyze runs/flowers --images pets/images --masks pets/trimaps --ignore 3 --baseline runs/flowers-softmax
 """
 OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
-    ("out", str, None, "folder of the report (default: RUN/analysis)"),
+    ("out", str, None, "folder of the report (default: RUN/analysis, of a shipped model runs/NAME-analysis)"),
     ("samples", int, 500, "images, or rows of text, of each set at most; always the same ones"),
     ("data.path", str, None, "where the run's own images or text are, if not where its recipe says"),
     (
@@ -47,18 +48,23 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
 )
 
 
+def default_folder(run: str) -> Path:
+    """Beside the run's other files; of a shipped model, whose folder is the package's, under runs."""
+    folder = run_or_shipped(run)
+    return Path("runs") / f"{run}-analysis" if run in SHIPPED and folder != Path(run) else folder / "analysis"
+
+
 def analyze(arguments: Sequence[str]) -> None:
     """Parse the command line, analyze, write the folder and say where it is."""
     given = parse_with(make_parser(), arguments)
     require("matplotlib", extra="analysis")
     from tost.analysis.inside import analyze as compute
     from tost.analysis.results import REPORT, check_writable
-    from tost.shipped import run_or_shipped
     from tost.training.runs import read_config
 
     run = run_or_shipped(given["run"])
     read_config(run)
-    folder = Path(given["out"] or run / "analysis")
+    folder = Path(given["out"] or default_folder(given["run"]))
     check_writable(folder)
     path = given["data.path"]
     options = ("samples", "images", "masks", "baseline", "size", "length", "batch_size", "device")

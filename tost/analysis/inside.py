@@ -52,12 +52,13 @@ def analyze(
     else:
         sections = _vision(subject, samples, batch_size, size, length, masks, (ignore, foreground), baseline)
     _note_memberships(subject)
-    lead = f"{LEAD} {subject.name}: {_told(subject)}."
     footer = (
         f"Written {datetime.now():%Y-%m-%d %H:%M} by tost analyze. The numbers behind every figure lie beside this "
         "page as CSV. The method: Token Statistics Transformer, ICLR 2025, arXiv 2412.17810."
     )
-    return Analysis(f"Inside {subject.name}", lead, _tiles(subject, sections), sections, subject.notes, footer)
+    return Analysis(
+        f"Inside {subject.name}", f"{LEAD} {_told(subject)}", _tiles(subject, sections), sections, subject.notes, footer
+    )
 
 
 def _vision(
@@ -111,7 +112,7 @@ def _told(subject: Subject) -> str:
     dim = getattr(config, "dim", None) or config.hidden_size
     layers = len(mixing_blocks(subject.model))
     size = f"{layers} blocks of {subject.heads} heads and {dim} features"
-    return f"{name}, {parameters / 1e6:.2g} million parameters, {size}"
+    return f"{subject.name}: {name}, {parameters / 1e6:.2g} million parameters, {size}."
 
 
 def _tiles(subject: Subject, sections: Sequence[Section]) -> list[tuple[str, str]]:
