@@ -98,7 +98,8 @@ def test_exit_codes(error, code, told, monkeypatch, capsys):
 def test_models_are_listed_with_their_sizes(capsys):
     assert main(["models", "tost_nano_*"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["name", "tost_nano_6_p1", "tost_nano_6_p2", "tost_nano_6_p4"]
+    names = ["tost_nano_6_p1", "tost_nano_6_p2", "tost_nano_6_p4", "tost_nano_6_p8"]
+    assert [line.split()[0] for line in lines] == ["name", *names]
     count = sum(p.numel() for p in create_model("tost_nano_6_p4").parameters())
     assert lines[3].split()[1:] == [f"{count:,}", "96", "6", "4", "4"]
 
