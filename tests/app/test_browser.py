@@ -93,11 +93,15 @@ def refuse(tab, route):
     route.abort()
 
 
-def until(tab, condition):
-    """Wait until a condition on the page holds."""
-    ends = time.monotonic() + WAIT / 1000
+def until(tab, condition, again=None):
+    """Wait until a condition on the page holds; `again` repeats what a busy browser may have missed."""
+    began = asked = time.monotonic()
     while not condition():
-        assert time.monotonic() < ends, "the page did not get there"
+        now = time.monotonic()
+        assert now < began + WAIT / 1000, f"the page did not get there: {tab.locator('.toast-body').all_inner_texts()}"
+        if again is not None and now > asked + WAIT / 4000:
+            again()
+            asked = now
         tab.wait_for_timeout(50)
 
 
@@ -126,17 +130,18 @@ def test_the_layer_follows_the_slider(page):
 
 
 def test_more_patches_and_the_whole_picture(page):
-    page.locator("#square input").uncheck()
-    maps = page.locator("#memberships")
-    until(page, lambda: "12 x 16 patches" in maps.inner_text())
+    square, maps = page.locator("#square input"), page.locator("#memberships")
+    square.uncheck()
+    until(page, lambda: "12 x 16 patches" in maps.inner_text(), lambda: (square.check(), square.uncheck()))
     page.locator("#patches input[type=range]").press("ArrowLeft")
     until(page, lambda: "11 x 15 patches" in maps.inner_text())
 
 
 def test_a_photograph_is_chosen(page):
     before = page.locator("#memberships img").first.get_attribute("src")
-    page.locator("#pictures button img").first.click()
-    until(page, lambda: page.locator("#memberships img").first.get_attribute("src") != before)
+    photograph = page.locator("#pictures button img").first
+    photograph.click()
+    until(page, lambda: page.locator("#memberships img").first.get_attribute("src") != before, photograph.click)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ def test_the_table_is_the_papers():
             "tost_nano_6_p1",
             "tost_nano_6_p2",
             "tost_nano_6_p4",
+            "tost_nano_6_p8",
             *(f"tost_{size}_{depth}_p{patch}" for size in ("tiny", "small") for depth in (12, 24) for patch in (8, 16)),
             *(f"tost_{size}_24_p{patch}" for size in ("medium", "large") for patch in (8, 16)),
         ]
@@ -84,6 +85,7 @@ CHANGES = {
     "img_size": (8, 16),
     "mixer": "xca",
     "mlp_ratio": 2.0,
+    "feed_forward": "ista",
     "layer_scale_init": 0.1,
     "drop_rate": 0.5,
     "attn_drop_rate": 0.5,

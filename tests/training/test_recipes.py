@@ -27,6 +27,7 @@ def test_recipes_are_these():
         "vision-digits",
         "vision-fashion-mnist",
         "vision-finetune",
+        "vision-flowers",
         "vision-imagenet",
         "vision-mcr2-digits",
     ]
@@ -117,4 +118,4 @@ def test_listing_recipes_needs_neither_torch_nor_transformers():
         [sys.executable, "-c", code, str(FOLDER.parent)], capture_output=True, text=True, check=True
     )
     names, heavy = json.loads(result.stdout)
-    assert len(names) == 8 and heavy == []
+    assert len(names) == 9 and heavy == []
