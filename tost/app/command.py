@@ -69,6 +69,7 @@ def serve(runs: Sequence[str], host: str, port: int) -> None:
     require("transformers", extra="app")
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]  # such as a list of folders to serve
+    signal.signal(signal.SIGTERM, end)
     with tempfile.TemporaryDirectory(prefix="tost-app-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
         require("gradio", extra="app")  # reads them
@@ -133,11 +134,14 @@ def close(blocks: Any) -> None:
     blocks.close(verbose=False)
 
 
+def end(*_: Any) -> None:
+    """What a request to end does: as an exception it lets the temporary files be removed."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def wait() -> None:
     """Until Ctrl-C or a request to end."""
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    while not ended.wait(1):  # a wait without end would not hear Ctrl-C on Windows
+    while not threading.Event().wait(1):  # a wait without end would not hear Ctrl-C on Windows
         pass
 
 
