@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.xdist_group("app"),
     pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium"),
 ]
-WAIT = 30_000  # milliseconds; a busy machine is slow
+WAIT = 60_000  # milliseconds; a busy machine is slow
 
 
 def free_port():
