@@ -84,7 +84,7 @@ def test_damaged_weights(saved, damage):
 def test_foreign_configurations(saved, text):
     _, folder = saved
     (folder / "config.json").write_text(text)
-    with pytest.raises(ValueError, match="is not the configuration of a ToST vision model"):
+    with pytest.raises(ValueError, match="is not the configuration of a ToSTVision"):
         ToSTVision.from_pretrained(folder)
 
 

@@ -1,13 +1,18 @@
-"""Models: the generic encoder and the vision backbones."""
+"""Models: the generic encoder, the vision backbones, and the models of sequences."""
 
 from tost.models.encoder import ToST
 from tost.models.official import from_official, to_official
 from tost.models.registry import create_model, list_models, model_config
+from tost.models.sequence import SequenceState, ToSTSequence
+from tost.models.sequence_config import SequenceConfig
 from tost.models.vision import ToSTVision
 from tost.models.vision_config import VisionConfig
 
 __all__ = [
+    "SequenceConfig",
+    "SequenceState",
     "ToST",
+    "ToSTSequence",
     "ToSTVision",
     "VisionConfig",
     "create_model",

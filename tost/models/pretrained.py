@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import Tensor
 
 from tost.files import atomic_write
+from tost.models.configuration import Fields
 from tost.models.vision_config import VisionConfig
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -24,9 +25,10 @@ Model = TypeVar("Model", bound="SafetensorsModel")
 
 
 class SafetensorsModel(PyTorchModelHubMixin):
-    """save_pretrained, from_pretrained and push_to_hub for a model built from one `config` dataclass."""
+    """save_pretrained, from_pretrained and push_to_hub for a model built from one `config`, of its config_class."""
 
-    config: VisionConfig
+    config_class: type[Fields] = VisionConfig
+    config: Any
     state_dict: Any  # from nn.Module, which every subclass also is
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -48,24 +50,28 @@ class SafetensorsModel(PyTorchModelHubMixin):
         """
         download = ("revision", "token", "cache_dir", "force_download", "local_files_only")
         hub = {key: options.pop(key) for key in download if key in options}
-        config = read_config(_find(source, CONFIG, hub)).with_fields(**options)
+        config = read_config(_find(source, CONFIG, hub), cls.config_class, cls.__name__).with_fields(**options)
         tensors = read_tensors(_find(source, WEIGHTS, hub))
         model = cls(config)
         load_strictly(model, tensors, str(source))  # type: ignore[arg-type]
         return model.to(device).eval()  # type: ignore[attr-defined]
 
 
-def read_config(path: Path) -> VisionConfig:
-    """The configuration in a config.json; ValueError if that is no configuration of a ToSTVision."""
+def read_config(path: Path, kind: type[Fields] = VisionConfig, model: str = "ToSTVision") -> Any:
+    """The configuration in a config.json; ValueError if that is none of this kind."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or "patch_size" not in values:
-            raise ValueError("it lacks patch_size")
+        if not isinstance(values, dict) or kind.SIGN not in values:
+            raise ValueError(f"it lacks {kind.SIGN}")
         if isinstance(values.get("img_size"), list):
             values["img_size"] = tuple(values["img_size"])
-        return VisionConfig().with_fields(**values)
+        known = [field.name for field in fields(kind)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"it has no option {', '.join(unknown)}; it has {', '.join(known)}")
+        return kind(**values)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not the configuration of a ToST vision model: {error}") from None
+        raise ValueError(f"{path} is not the configuration of a {model}: {error}") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

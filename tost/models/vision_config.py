@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tost.models.configuration import Fields
 
 
 @dataclass(frozen=True)
-class VisionConfig:
+class VisionConfig(Fields):
     """Sizes and options of a ToSTVision. The defaults are those of tost_small_12_p16."""
+
+    SIGN: ClassVar[str] = "patch_size"
 
     name: str = "custom"
     patch_size: int = 16
@@ -44,14 +48,6 @@ class VisionConfig:
     def image_size(self) -> tuple[int, int]:
         """(H, W)."""
         return (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
-
-    def with_fields(self, **changes: Any) -> VisionConfig:
-        """A copy with some fields changed. Raises ValueError for a name that isn't a field, listing them."""
-        known = [f.name for f in fields(self)]
-        unknown = sorted(set(changes) - set(known))
-        if unknown:
-            raise ValueError(f"{self.name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
-        return replace(self, **changes)
 
 
 # size: (dim, heads, numbers of layers, patches): the paper, the released code, and nano, ours for small images

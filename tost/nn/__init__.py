@@ -2,6 +2,7 @@
 
 from tost.nn.block import Block
 from tost.nn.causal import CausalTSSA
+from tost.nn.causal_block import CausalBlock
 from tost.nn.class_attention import ClassAttention, ClassAttentionBlock
 from tost.nn.drop_path import DropPath
 from tost.nn.mixers import MIXERS, make_mixer
@@ -16,6 +17,7 @@ __all__ = [
     "MIXERS",
     "TSSA",
     "Block",
+    "CausalBlock",
     "CausalTSSA",
     "ClassAttention",
     "ClassAttentionBlock",

@@ -44,12 +44,14 @@ class ConvolvedState(NamedTuple):
 
 def map_state(state: AnyState, function: Callable[[Tensor], Tensor]) -> AnyState:
     """The state whose tensors are function(tensor), states within it included."""
-    return type(state)(*(map_state(p, function) if isinstance(p, tuple) else function(p) for p in state))
+    parts = [map_state(part, function) if isinstance(part, tuple) else function(part) for part in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
 
 
 def state_tensors(state: Any, prefix: str = "") -> dict[str, Tensor]:
-    """Every tensor of a state by its dotted name."""
+    """Every tensor of a state by its dotted name; parts of a plain tuple are named by number."""
     found: dict[str, Tensor] = {}
-    for name, part in state._asdict().items():
+    named = state._asdict() if hasattr(state, "_asdict") else dict(enumerate(state))
+    for name, part in named.items():
         found.update(state_tensors(part, f"{prefix}{name}.") if isinstance(part, tuple) else {f"{prefix}{name}": part})
     return found
