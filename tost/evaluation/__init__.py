@@ -1,4 +1,4 @@
-"""How good a run is on images or text that it has not seen."""
+"""How good a run is on images, sequences or text that it has not seen."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ from tost.shipped import run_or_shipped
 
 
 @dataclass
-class Images:
-    """Where a vision run's images are, if not where its recipe says.
+class Source:
+    """Where the data of a run on images or sequences are, if not where its recipe says.
 
     Args:
-        path: folder of the images
-        workers: processes that decode image files
+        path: file or folder
+        workers: processes that read them
     """
 
     path: str | None = None
@@ -24,7 +24,7 @@ class Images:
 
 def evaluate(
     run: str,
-    data: Images | str = Images(),  # noqa: B008
+    data: Source | str = Source(),  # noqa: B008
     path: str | None = None,
     context: Literal["sliding", "streaming"] | None = None,
     length: int | None = None,
@@ -35,13 +35,13 @@ def evaluate(
     device: str | None = None,
     json: bool = False,
 ) -> None:
-    """How good a run is on what it has not seen: accuracy on images, or surprise at text, with 95% intervals.
+    """How good a run is on what it has not seen: accuracy, or surprise at text, with 95% intervals.
 
     Args:
         run: folder of a finished run, or flowers or stdlib, which come with the package; for text also a folder of
             save_pretrained or a model on the Hub
         data: text: wikitext, lambada, ptb, cbt, openwebtext or a file (default: what the run's recipe holds out).
-            Images: --data.path and --data.workers, where they are not where the recipe says
+            Images, sequences: --data.path and --data.workers, where they are not where the recipe says
         path: text: the local copy of a known set, as it was published (default: from the Hub)
         context: text: sliding = windows of --length tokens, each --stride further (default); streaming = one pass, the
             state carried over
@@ -49,7 +49,7 @@ def evaluate(
         stride: text: how far a window is from the one before (default: half a window)
         chunk: text: tokens that stream at once (default: 1024); it changes no figure
         position_mode: text: clamped = go on past a table of learned positions
-        batch_size: images, or windows of text, per forward pass
+        batch_size: images, sequences, or windows of text, per forward pass
         device: cpu, cuda, ... (default: cuda where there is one)
         json: print one JSON object instead of a sentence
     """
@@ -71,6 +71,12 @@ def evaluate(
 
 def sentence(result: dict[str, Any]) -> str:
     """What a result says."""
+    if "sequences" in result:
+        judged = f"{result['counted']:,} tokens of " if result["counted"] != result["sequences"] else ""
+        return (
+            f"accuracy {share(result)} of {judged}{result['sequences']:,} held-out sequences right "
+            f"(split {result['split']!r}, {result['classes']} classes; the most frequent one: {result['majority']:.2%})"
+        )
     if "images" in result:
         how = f", nearest subspace, R - R_c {result['reduction']:.2f} nats" if "reduction" in result else ""
         return (

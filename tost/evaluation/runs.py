@@ -1,4 +1,4 @@
-"""How good a run is: images or text, whichever it learned."""
+"""How good a run is: images, text or sequences, whichever it learned."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from tost.training.recipe_sequence import SequenceRecipe
+from tost.training.runs import CONFIG, read_config
 
 
 def evaluate(
@@ -18,7 +21,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The figures of a finished run's weights on what they have not seen.
 
-    Of a vision run the accuracy, see evaluate_images; data replaces settings of the recipe's, such as {"path": ...}.
+    Of a vision run or one on sequences the accuracy, see evaluate_images and evaluate_sequences; data replaces settings
+    of the recipe's, such as {"path": ...}.
     Of a language model the surprise at a text, see evaluate_text, which also takes a folder of save_pretrained or a
     model on the Hub; data names the text.  text: evaluate_text's other arguments.
     Raises ValueError for a folder that is neither, an unfinished run, damaged weights, data that don't fit.
@@ -34,13 +38,23 @@ def evaluate(
                 raise ValueError(f"{run} is a language model: its text is {told}")
             data = None
         return evaluate_text(run, data=data or None, batch_size=batch_size, device=device, **text)
-    from tost.evaluation.images import evaluate_images
-
     given = [name for name, value in text.items() if value is not None]
     if isinstance(data, str):
         given.insert(0, "data")
     if given and (Path(run) / "config.yaml").is_file():
-        raise ValueError(
-            f"{run} is a vision run; --{given[0]} is for language models (--data.path says where images are)"
-        )
-    return evaluate_images(run, data=data if isinstance(data, dict) else None, batch_size=batch_size, device=device)
+        raise ValueError(f"{run} is no language model, which --{given[0]} is for (--data.path says where its data are)")
+    changes = data if isinstance(data, dict) else None
+    if is_sequences(run):
+        from tost.evaluation.sequences import evaluate_sequences
+
+        return evaluate_sequences(run, data=changes, batch_size=batch_size, device=device)
+    from tost.evaluation.images import evaluate_images
+
+    return evaluate_images(run, data=changes, batch_size=batch_size, device=device)
+
+
+def is_sequences(run: str | Path) -> bool:
+    """Whether the run in this folder is of labelled sequences."""
+    if not (Path(run) / CONFIG).is_file():
+        return False
+    return isinstance(read_config(Path(run)), SequenceRecipe)

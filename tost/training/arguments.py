@@ -19,9 +19,6 @@ def build_arguments(task: Task, folder: Path) -> TrainingArguments:
     recipe = task.recipe
     run, optim = recipe.run, recipe.optim
     micro_batch, plan = _micro_batch(run), task.plan()
-    schedule: dict[str, Any] = {"lr_scheduler_type": "cosine"}
-    if optim.final_lr:
-        schedule = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": optim.final_lr}}
     tensorboard = importlib.util.find_spec("tensorboard") is not None
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
     arguments = TrainingArguments(
@@ -52,11 +49,19 @@ def build_arguments(task: Task, folder: Path) -> TrainingArguments:
         ddp_find_unused_parameters=False,
         dataloader_num_workers=plan.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
-        **schedule,
+        **_schedule(optim),
     )
     if arguments.n_gpu > 1:  # several GPUs without a launcher: train on one, not by torch's old DataParallel
         arguments._n_gpu = 1
     return arguments
+
+
+def _schedule(optim: Any) -> dict[str, Any]:
+    """transformers' name for what follows the warm-up; cosine, where the recipe has no choice."""
+    name = getattr(optim, "schedule", "cosine")
+    if name == "cosine" and optim.final_lr:
+        return {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": optim.final_lr}}
+    return {"lr_scheduler_type": "constant_with_warmup" if name == "constant" else name}
 
 
 def _micro_batch(run: Any) -> int:

@@ -9,7 +9,17 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from tost.training.parsing import parse_with
-from tost.training.settings import AnyRecipe, as_recipe, find_recipe, list_recipes, named, recipe_kind, recipe_parser
+from tost.training.settings import (
+    FOLDER,
+    AnyRecipe,
+    as_recipe,
+    find_recipe,
+    list_recipes,
+    named,
+    recipe_kind,
+    recipe_parser,
+    variants,
+)
 
 USAGE = """usage: tost train RECIPE [--SETTING VALUE ...]
 
@@ -24,6 +34,8 @@ settings:
   tost train RECIPE --help           all of them, with the recipe's values
   tost train RECIPE --run.epochs 5 --optim.lr 1e-3 --model.name tost_tiny_12_p16
   tost train RECIPE --data.path FOLDER --run.name NAME
+  tost train RECIPE --epochs 5 --mixer none        the section may be left out where only one has the setting
+  tost train lra-listops --quick     a recipe's variant: {switches}
   tost train lm-text --data.path 'books/*.txt' --model.preset tiny --model.options.dropout 0.1
 
 more than one GPU or machine:
@@ -35,7 +47,29 @@ def usage() -> str:
     """What `tost train --help` prints."""
     width = max(map(len, list_recipes()))
     lines = (f"  {name:<{max(width, 20)}}  {line}" for name, line in list_recipes().items())
-    return USAGE.format(recipes="\n".join(lines))
+    return USAGE.format(recipes="\n".join(lines), switches=known_variants())
+
+
+def known_variants() -> str:
+    """Which recipes have which variants."""
+    files = sorted(path.stem.rpartition(".") for path in (FOLDER / "variants").glob("*.yaml"))
+    return ", ".join(
+        f"--{switch} of {owner if owner in list_recipes() else owner + '-*'}" for owner, _, switch in files
+    )
+
+
+def chosen_variants(name: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The run's name and the arguments in which the recipe's variants, such as --quick, are its files of settings."""
+    files, rest = variants(name), list(arguments)
+    every = {switch for recipe in list_recipes() for switch in variants(recipe)}
+    for switch in sorted(every):
+        if f"--{switch}" not in rest:
+            continue
+        if switch not in files:
+            raise ValueError(f"{name} has no --{switch}; there are {known_variants()}")
+        rest.remove(f"--{switch}")
+        name, rest = f"{name}-{switch}", [f"--config={files[switch]}", *rest]
+    return name, rest
 
 
 def build_parser(arguments: Sequence[str]) -> ArgumentParser | None:
@@ -56,8 +90,9 @@ def run(arguments: Sequence[str]) -> None:
     if parser is None:
         print(usage(), end="")
         return
-    parsed = parse_with(parser, arguments[1:])
-    report(named(as_recipe(parser, parsed, recipe_kind(find_recipe(arguments[0]))), arguments[0]))
+    name, rest = chosen_variants(arguments[0], arguments[1:])
+    parsed = parse_with(parser, rest)
+    report(named(as_recipe(parser, parsed, recipe_kind(find_recipe(arguments[0]))), name))
 
 
 def report(recipe: AnyRecipe) -> None:
@@ -92,7 +127,8 @@ def report(recipe: AnyRecipe) -> None:
 def _verdict(score: dict[str, Any]) -> str:
     """One line about the held-out data."""
     if "accuracy" in score:
-        return f"accuracy {score['accuracy']:.2%} on {score['images']} held-out images ({score['split']})"
+        what = "images" if "images" in score else "sequences"
+        return f"accuracy {score['accuracy']:.2%} on {score[what]} held-out {what} ({score['split']})"
     return (
         f"loss     {score['loss']:.4f} nats a token, perplexity {score['perplexity']:.2f}, "
         f"{score['bits_per_byte']:.3f} bits per byte on {score['bytes']:,} held-out bytes"

@@ -15,6 +15,7 @@ from typing import Any
 from tost.extras import require
 from tost.files import atomic_write
 from tost.training.recipe_language import LanguageRecipe
+from tost.training.recipe_sequence import SequenceRecipe
 from tost.training.runs import (
     CHECKPOINTS,
     CONFIG,
@@ -31,6 +32,7 @@ from tost.training.settings import AnyRecipe, load_recipe
 PACKAGES = {
     "vision": ("transformers", "accelerate", "kornia"),
     "language": ("transformers", "accelerate", "tokenizers"),
+    "sequence": ("transformers", "accelerate"),
 }
 OUT_OF_MEMORY = (
     "out of memory on the device; split the batch with a larger --run.accumulate, or recompute activations with "
@@ -41,7 +43,7 @@ OUT_OF_MEMORY = (
 def train(recipe: str | Path | AnyRecipe, **overrides: Any) -> Path:
     """Train what `recipe` says and return the run's folder, runs/NAME.
 
-    recipe: a name of list_recipes(), a YAML file, a Recipe or a LanguageRecipe. overrides: train("vision-digits",
+    recipe: a name of list_recipes(), a YAML file, or a recipe itself. overrides: train("vision-digits",
     run={"epochs": 5}), or dotted, train("vision-digits", **{"run.epochs": 5}). A run that was stopped or killed goes
     on from its last checkpoint to the weights that an undisturbed one reaches; a finished one is left as it is. The
     folder then holds model.safetensors and config.json (for from_pretrained; a language run its tokenizer's files
@@ -136,6 +138,10 @@ def make_task(recipe: AnyRecipe, folder: Path) -> Any:
         from tost.training.language import LanguageTask
 
         return LanguageTask(recipe, folder)
+    if isinstance(recipe, SequenceRecipe):
+        from tost.training.sequence import SequenceTask
+
+        return SequenceTask(recipe, folder)
     if recipe.objective.loss == "mcr2":
         from tost.training.reduction import ReductionTask
 

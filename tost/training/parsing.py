@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 
@@ -30,10 +30,12 @@ def parse_with(parser: Any, arguments: Sequence[str]) -> Any:
 
 
 def with_flags(parser: Any, arguments: Sequence[str]) -> list[str]:
-    """`arguments` with "true" after every switch that stands alone, and --max-new-tokens for --max_new_tokens."""
+    """`arguments` as the parser knows them: --max_new_tokens for --max-new-tokens, --model.mixer for --mixer where no
+    other section has a mixer, and "true" after every switch that stands alone."""
     defaults, given = parser.get_defaults(), []
+    known = list(defaults.keys())
     for argument, following in zip(arguments, [*arguments[1:], "--"]):
-        argument = with_underscores(argument, defaults)
+        argument = with_underscores(argument, known)
         given.append(argument)
         name = argument[2:] if argument.startswith("--") else ""
         if name in defaults and isinstance(defaults[name], bool) and following.lower() not in ("true", "false"):
@@ -41,11 +43,16 @@ def with_flags(parser: Any, arguments: Sequence[str]) -> list[str]:
     return given
 
 
-def with_underscores(argument: str, known: Container[str]) -> str:
-    """--max-new-tokens as --max_new_tokens if that is the option; anything else as it is."""
+def with_underscores(argument: str, known: Collection[str]) -> str:
+    """--max-new-tokens as --max_new_tokens, and --mixer as --model.mixer, if that is the option; else as it is."""
     name, equals, value = argument.partition("=")
     written = name[2:].replace("-", "_")
-    return f"--{written}{equals}{value}" if name.startswith("--") and written in known else argument
+    if not name.startswith("--") or not written:
+        return argument
+    if written not in known and "." not in written:
+        owners = [key for key in known if key.endswith(f".{written}")]
+        written = owners[0] if len(owners) == 1 else written
+    return f"--{written}{equals}{value}" if written in known else argument
 
 
 def explain(message: str, known: list[str]) -> str:

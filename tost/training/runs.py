@@ -12,6 +12,7 @@ from typing import Any
 
 from tost.files import atomic_write
 from tost.training.recipe_language import LanguageRecipe
+from tost.training.recipe_sequence import SequenceRecipe
 from tost.training.settings import AnyRecipe, load_recipe
 
 CONFIG, SUMMARY, METRICS, CHECKPOINTS = "config.yaml", "summary.json", "metrics.jsonl", "checkpoints"
@@ -106,7 +107,8 @@ def _remove(folder: Path) -> None:
 def load_run(run: str | Path) -> tuple[Any, Any]:
     """(model in eval mode, recipe) of a finished run; ValueError if the folder is no run, unfinished or damaged.
 
-    A vision run gives a ToSTVision and a Recipe, a language run a ToSTForCausalLM and a LanguageRecipe.
+    A vision run gives a ToSTVision and a Recipe, a language run a ToSTForCausalLM and a LanguageRecipe, a run on
+    sequences a ToSTSequence and a SequenceRecipe.
     """
     folder = Path(run)
     recipe = read_config(folder)
@@ -114,9 +116,10 @@ def load_run(run: str | Path) -> tuple[Any, Any]:
         raise ValueError(f"{folder} is not finished; the `tost train` command that started it goes on with it")
     if isinstance(recipe, LanguageRecipe):
         return _load_language(folder), recipe
-    from tost.models import ToSTVision
+    from tost.models import ToSTSequence, ToSTVision
 
-    return ToSTVision.from_pretrained(folder), recipe
+    kind = ToSTSequence if isinstance(recipe, SequenceRecipe) else ToSTVision
+    return kind.from_pretrained(folder), recipe
 
 
 def _load_language(folder: Path) -> Any:

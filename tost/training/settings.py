@@ -13,9 +13,11 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from tost.training.parsing import did_you_mean, one_line
 from tost.training.recipe import Recipe, flatten, nested
 from tost.training.recipe_language import LanguageRecipe
+from tost.training.recipe_sequence import SequenceRecipe
 
-AnyRecipe = Recipe | LanguageRecipe
-TASKS: dict[str, type[Recipe] | type[LanguageRecipe]] = {"vision": Recipe, "language": LanguageRecipe}
+AnyRecipe = Recipe | LanguageRecipe | SequenceRecipe
+Kind = type[Recipe] | type[LanguageRecipe] | type[SequenceRecipe]
+TASKS: dict[str, Kind] = {"vision": Recipe, "language": LanguageRecipe, "sequence": SequenceRecipe}
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 OPTIONS = "model.options."
@@ -43,20 +45,35 @@ def find_recipe(name: str | Path) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
+def variants(name: str | Path) -> dict[str, Path]:
+    """Switch -> file of settings that replace the recipe's: of `tost train lra-listops --quick`, the file
+    variants/lra-listops.quick.yaml, or variants/lra.quick.yaml, which is for every recipe lra-..."""
+    found = {}
+    for owner in (str(name).partition("-")[0], str(name)):
+        for path in sorted((FOLDER / "variants").glob(f"{glob.escape(owner)}.*.yaml")):
+            found[path.stem.rpartition(".")[2]] = path
+    return found
+
+
 def load_recipe(recipe: str | Path | AnyRecipe, overrides: Mapping[str, Any] | None = None) -> Any:
     """A recipe by name, by YAML file or itself, with settings replaced: {"run.epochs": 5} or {"run": {"epochs": 5}}.
 
-    Returns a Recipe or a LanguageRecipe, as its `task` says (vision, where nothing is said).
+    {"quick": True} takes the recipe's variant of that name, where it has one, and names the run after it.
+    Returns a Recipe, LanguageRecipe or SequenceRecipe, as its `task` says (vision, where nothing is said).
     Raises ValueError for an unknown recipe or setting (with close names) and for values of the wrong type.
     """
     changes = flatten(overrides or {})
-    if isinstance(recipe, (Recipe, LanguageRecipe)):
+    name = recipe
+    if isinstance(recipe, (Recipe, LanguageRecipe, SequenceRecipe)):
         kind: Any = type(recipe)
         parser, base = recipe_parser(kind=kind), {k: v for k, v in recipe.flat().items() if v is not None}
         changes = {**base, **changes}
     else:
         path = find_recipe(recipe)
         kind, parser, base = recipe_kind(path), recipe_parser(path), flatten(_read_yaml(path))
+        for switch, file in variants(recipe).items():
+            if changes.pop(switch, False):
+                changes, name = {**flatten(_read_yaml(file)), **changes}, f"{name}-{switch}"
     check_keys(changes, kind)
     options = {key[len(OPTIONS) :]: changes.pop(key) for key in list(changes) if key.startswith(OPTIONS)}
     if options:
@@ -65,10 +82,10 @@ def load_recipe(recipe: str | Path | AnyRecipe, overrides: Mapping[str, Any] | N
         loaded = as_recipe(parser, parser.parse_object(nested(changes)), kind)
     except (ArgumentError, TypeError, KeyError) as error:
         raise ValueError(one_line(error)) from None
-    return loaded if isinstance(recipe, (Recipe, LanguageRecipe)) else named(loaded, recipe)
+    return loaded if isinstance(name, (Recipe, LanguageRecipe, SequenceRecipe)) else named(loaded, name)
 
 
-def recipe_kind(path: Path) -> type[Recipe] | type[LanguageRecipe]:
+def recipe_kind(path: Path) -> Kind:
     """The class of the recipe in a YAML file, told from its `task`."""
     task = _read_yaml(path).get("task", "vision")
     if task not in TASKS:
@@ -82,9 +99,7 @@ def named(recipe: Any, source: str | Path) -> Any:
     return recipe
 
 
-def recipe_parser(
-    path: Path | None = None, prog: str = "tost train", kind: type[Recipe] | type[LanguageRecipe] = Recipe
-) -> ArgumentParser:
+def recipe_parser(path: Path | None = None, prog: str = "tost train", kind: Kind = Recipe) -> ArgumentParser:
     """A parser of every setting (`--run.epochs 5`), with the values of the YAML file at `path` for defaults."""
     kind = kind if path is None else recipe_kind(path)
     parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)
@@ -96,13 +111,13 @@ def recipe_parser(
     return parser
 
 
-def as_recipe(parser: ArgumentParser, parsed: Namespace, kind: type[Recipe] | type[LanguageRecipe]) -> Any:
+def as_recipe(parser: ArgumentParser, parsed: Namespace, kind: Kind) -> Any:
     """The recipe that `parser` read."""
     values = parser.instantiate(parsed)
     return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 
-def check_keys(given: Iterable[str], kind: type[Recipe] | type[LanguageRecipe] = Recipe, where: str = "") -> None:
+def check_keys(given: Iterable[str], kind: Kind = Recipe, where: str = "") -> None:
     """ValueError with close names if one of the dotted names `given` is no setting of a recipe."""
     known = kind().flat()
     for key in given:
