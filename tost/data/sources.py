@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from typing import Literal
 
 from tost.data.sequences import SequenceSets
 
 
 @dataclass
 class SequenceOptions:
-    """The sequences; a setting left out is the source's own, the task's published one.
+    """The sequences; a number that is left out is the task's published one.
 
     Args:
-        source: listops, imdb, aan, cifar-grey, pathfinder, pathx, fasta, peptides, sktime or series
-        path: file or folder, for sources that read one
-        name: which of several: a set of sktime, or easy, intermediate or hard of Pathfinder
-        max_length: longer sequences are cut (generated ones are no longer)
-        min_length: of ListOps alone
+        source: listops, imdb, aan, cifar-grey, pathfinder, pathx (Long Range Arena), fasta, peptides, sktime or series
+        path: file or folder that is read; listops, pathfinder and pathx are generated where it is left out
+        name: which of several: a set of sktime (BasicMotions, JapaneseVowels, ACSF1), or how hard Pathfinder is (easy,
+            intermediate, hard)
+        max_length: longer sequences are cut there; listops has expressions shorter than that
+        min_length: listops has expressions longer than that
         samples: training sequences at most, or so many generated
         evaluated: the same for validation and test, each
-        validation: share of the training set that is set apart where the publisher set none apart
+        validation: share of the training sequences set apart to watch progress, where the publisher set none apart
         seed: of what is generated or chosen
-        size: side of Pathfinder's images
-        labels: FASTA: a .tsv or .csv file of name and label
-        gaps: NaN in a series: refuse or fill
-        workers: processes that read or generate ahead of training
+        size: side of Pathfinder's images in pixels
+        labels: fasta: a .tsv or .csv file of names and labels (default: label= in the headers)
+        gaps: series with missing values: refuse, or fill with the last value and a channel that says so
     """
 
     source: str = "listops"
@@ -39,8 +40,7 @@ class SequenceOptions:
     seed: int = 0
     size: int | None = None
     labels: str | None = None
-    gaps: str = "refuse"
-    workers: int = 0
+    gaps: Literal["refuse", "fill"] = "refuse"
 
 
 # source -> module and function of (options) -> SequenceSets, imported when asked for

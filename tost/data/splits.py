@@ -66,6 +66,6 @@ def sequence_sets(
     parts: dict[str, Ragged], *, classes: list[str], max_length: int, facts: dict[str, Any], **more: Any
 ) -> SequenceSets:
     """The task of parts "train", "validation" and "test", whose facts say of every part what `describe` says."""
-    told = {**facts, **{name: describe(part) for name, part in parts.items()}}
+    told = {**facts, **{name: describe(parts[name]) for name in ("train", "validation", "test")}}
     train, validation, test = (parts[name] for name in ("train", "validation", "test"))
     return SequenceSets(train, validation, test, classes, max_length, facts=told, **more)

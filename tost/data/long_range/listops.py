@@ -149,11 +149,9 @@ def _read(path: Path, longest: int) -> Ragged:
             source, _, target = line.rstrip(b"\r\n").rpartition(b"\t")
             ids = _ids(source)
             if not len(ids) or ids.max() > 15 or len(target) != 1 or not target.isdigit():
-                raise ValueError(f"{path}, line {number}: expected an expression of ListOps, a tab and a digit")
-            if number < 22 and evaluate(ids) != int(
-                target
-            ):  # a few are enough to find files that belong to another task
-                raise ValueError(f"{path}, line {number}: the expression is {evaluate(ids)}, the file says {target!r}")
+                raise ValueError(f"{path}, line {number}: expected an expression of ListOps, tab, a digit")
+            if number < 22:  # a few are enough to find a file whose labels belong to something else
+                _check(ids, int(target), f"{path}, line {number}")
             pieces.append(ids[:longest].copy())
             labels.append(int(target))
     if not pieces:
