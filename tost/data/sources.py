@@ -27,6 +27,7 @@ class SequenceOptions:
         size: side of Pathfinder's images in pixels
         labels: fasta: a .tsv or .csv file of names and labels (default: label= in the headers)
         gaps: series with missing values: refuse, or fill with the last value and a channel that says so
+        workers: processes that read or generate ahead of training
     """
 
     source: str = "listops"
@@ -41,6 +42,7 @@ class SequenceOptions:
     size: int | None = None
     labels: str | None = None
     gaps: Literal["refuse", "fill"] = "refuse"
+    workers: int = 0
 
 
 # source -> module and function of (options) -> SequenceSets, imported when asked for
