@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tost.data.sequences import SequenceSets
+if TYPE_CHECKING:
+    from tost.data.sequences import SequenceSets
 
 
 @dataclass
