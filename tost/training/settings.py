@@ -48,7 +48,9 @@ def find_recipe(name: str | Path) -> Path:
 def variants(name: str | Path) -> dict[str, Path]:
     """Switch -> file of settings that replace the recipe's: of `tost train lra-listops --quick`, the file
     variants/lra-listops.quick.yaml, or variants/lra.quick.yaml, which is for every recipe lra-..."""
-    found = {}
+    found: dict[str, Path] = {}
+    if Path(name).name != str(name):
+        return found
     for owner in (str(name).partition("-")[0], str(name)):
         for path in sorted((FOLDER / "variants").glob(f"{glob.escape(owner)}.*.yaml")):
             found[path.stem.rpartition(".")[2]] = path
