@@ -68,7 +68,7 @@ def chosen_variants(name: str, arguments: Sequence[str]) -> tuple[str, list[str]
         if switch not in files:
             raise ValueError(f"{name} has no --{switch}; there are {known_variants()}")
         rest.remove(f"--{switch}")
-        name, rest = f"{name}-{switch}", [f"--config={files[switch]}", *rest]
+        name, rest = f"{name}-{switch}", [*(f"--config={file}" for file in files[switch]), *rest]
     return name, rest
 
 

@@ -45,15 +45,15 @@ def find_recipe(name: str | Path) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-def variants(name: str | Path) -> dict[str, Path]:
-    """Switch -> file of settings that replace the recipe's: of `tost train lra-listops --quick`, the file
-    variants/lra-listops.quick.yaml, or variants/lra.quick.yaml, which is for every recipe lra-..."""
-    found: dict[str, Path] = {}
+def variants(name: str | Path) -> dict[str, list[Path]]:
+    """Switch -> files of settings that replace the recipe's: those of `tost train lra-listops --quick` are
+    variants/lra.quick.yaml, which is for every recipe lra-..., then variants/lra-listops.quick.yaml."""
+    found: dict[str, list[Path]] = {}
     if Path(name).name != str(name):
         return found
     for owner in (str(name).partition("-")[0], str(name)):
         for path in sorted((FOLDER / "variants").glob(f"{glob.escape(owner)}.*.yaml")):
-            found[path.stem.rpartition(".")[2]] = path
+            found.setdefault(path.stem.rpartition(".")[2], []).append(path)
     return found
 
 
@@ -73,9 +73,10 @@ def load_recipe(recipe: str | Path | AnyRecipe, overrides: Mapping[str, Any] | N
     else:
         path = find_recipe(recipe)
         kind, parser, base = recipe_kind(path), recipe_parser(path), flatten(_read_yaml(path))
-        for switch, file in variants(recipe).items():
+        for switch, files in variants(recipe).items():
             if changes.pop(switch, False):
-                changes, name = {**flatten(_read_yaml(file)), **changes}, f"{name}-{switch}"
+                replaced = {key: value for file in files for key, value in flatten(_read_yaml(file)).items()}
+                changes, name = {**replaced, **changes}, f"{name}-{switch}"
     check_keys(changes, kind)
     options = {key[len(OPTIONS) :]: changes.pop(key) for key in list(changes) if key.startswith(OPTIONS)}
     if options:
