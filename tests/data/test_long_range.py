@@ -187,3 +187,164 @@ def test_parts_keep_their_sequences_and_labels():
 def test_bad_options_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         load_sequences(small(**changes))
+
+
+# Pathfinder
+
+
+def drawn(source="pathfinder", **changes):
+    return load_sequences(SequenceOptions(**{"source": source, "samples": 400, "evaluated": 100, **changes}))
+
+
+def chains(images, index):
+    """Which dashes hang together, told by a graph of those nearer than a gap, from points along every dash."""
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial.distance import cdist
+
+    dashes, marks, margin = images.curves(index)
+    points = np.linspace(dashes[:, :2], dashes[:, 2:], 9, axis=1)
+    distances = cdist(points.reshape(-1, 2), points.reshape(-1, 2)).reshape(len(points), 9, len(points), 9)
+    near = distances.min(axis=(1, 3)) < 2 * margin + images.drawing.thickness / 2
+    _, chain = connected_components(near)
+    return chain, [np.abs(points - mark).sum(-1).min(1).argmin() for mark in (marks[:2], marks[2:])]
+
+
+@pytest.mark.parametrize(("source", "name"), [("pathfinder", "hard"), ("pathfinder", "easy"), ("pathx", "hard")])
+def test_circles_are_on_one_path_where_the_label_says_so(source, name):
+    images = drawn(source, name=name).train
+    for index in range(60):
+        chain, ends = chains(images, index)
+        assert (chain[ends[0]] == chain[ends[1]]) == images[index]["label"]
+        sizes = sorted(np.bincount(chain), reverse=True)
+        assert sizes[:2] == [images.contour] * 2 and set(sizes[2:]) <= {images.contour // 3}, "no chain touches another"
+        assert ends[0] < 2 <= 2 * images.contour - 2 <= ends[1] < 2 * images.contour
+
+
+def test_pixels_say_the_same_as_the_curves():
+    """Drawn six times as large and grown until gaps along a path close, but not those between paths."""
+    from scipy import ndimage
+
+    from tost.data.long_range.pathfinder_curves import draw
+
+    images = drawn("pathx").train
+    for index in range(40):
+        dashes, marks, margin = images.curves(index)
+        large, drawing = np.zeros((768, 768), dtype=np.uint8), images.drawing
+        places = tuple(6 * mark + 2.5 for mark in marks)
+        draw(6 * dashes + 2.5, places, 6 * drawing.thickness, drawing.contrast, 6 * drawing.radius, large)
+        grown = ndimage.distance_transform_edt(large < 100) < 6 * margin - 2
+        label, _ = ndimage.label(grown)
+        first, second = (label[round(places[i + 1]), round(places[i])] for i in (0, 2))
+        assert first and second and (first == second) == index % 2
+        small = large.reshape(128, 6, 128, 6).mean((1, 3))
+        assert np.abs(small - images.image(index)).mean() < 1, "the image itself is the large one, shrunk"
+
+
+def test_images_are_the_same_for_a_seed_and_differ_otherwise():
+    sets = drawn()
+    again, other, more = drawn(), drawn(seed=1), drawn(samples=500)
+    assert np.array_equal(sets.train[7]["x"], again.train[7]["x"]) and again.facts == sets.facts
+    assert not np.array_equal(sets.train[7]["x"], other.train[7]["x"])
+    assert np.array_equal(sets.train[399]["x"], more.train[399]["x"])
+    seen = {bytes(part[i]["x"]) for part in (sets.train, sets.validation, sets.test) for i in range(100)}
+    assert len(seen) == 300, "no image twice, whichever part"
+    assert [sets.train[i]["label"] for i in range(4)] == [0, 1, 0, 1] and sets.facts["train"]["commonest"] == 0.5
+
+
+@pytest.mark.parametrize("source", ["pathfinder", "pathx"])
+def test_only_the_path_tells_the_class(source):
+    """How far the circles are apart, how many dashes there are and how bright the image is tell next to nothing."""
+    images = drawn(source).train
+    told = []
+    for index in range(400):
+        dashes, marks, _ = images.curves(index)
+        told.append((np.hypot(marks[0] - marks[2], marks[1] - marks[3]), len(dashes), images.image(index).mean()))
+    for values in np.asarray(told).T:
+        apart, connected = values[0::2], values[1::2]
+        wins = (connected[:, None] > apart).mean() + 0.5 * (connected[:, None] == apart).mean()
+        assert 0.4 < wins < 0.6
+
+
+def test_drawing_is_coverage():
+    """A thick dash and a circle have the area they should, and brightness is the contrast."""
+    from tost.data.long_range import pathfinder_curves
+
+    image = np.zeros((40, 40), dtype=np.uint8)
+    pathfinder_curves.draw(np.array([[8.3, 9.1, 28.3, 9.1]]), (20.0, 28.0, 20.0, 28.0), 3.0, 0.5, 5.0, image)
+    dash, circle = image[:18] / 255, image[18:] / 255
+    assert dash.max() == pytest.approx(0.5, abs=0.01) and dash.sum() == pytest.approx(0.5 * (20 * 3 + 7), rel=0.05)
+    assert circle.max() == 1 and circle.sum() == pytest.approx(np.pi * 25, rel=0.02)
+
+
+def test_settings_are_the_published_ones():
+    sets = {size: drawn("pathfinder", size=size, samples=2, evaluated=2) for size in (32, 64, 128, 256)}
+    assert [(size, s.max_length, len(s.train[0]["x"])) for size, s in sets.items()] == [
+        (size, size * size, size * size) for size in sets
+    ]
+    assert len(drawn("pathx", samples=None, evaluated=None).train) == 160_000
+    with pytest.raises(ValueError, match=r"published settings for data\.size 32, 64, 128, 256, got 48"):
+        drawn(size=48)
+    with pytest.raises(ValueError, match=r"data\.name easy, intermediate, hard, got 'simple'"):
+        drawn(name="simple")
+
+
+def pathfinder_folder(folder, count=30, side=32, form="text"):
+    """Files as released: two listings, images numbered within each."""
+    image_of = pytest.importorskip("PIL.Image")
+    images, root = drawn(size=side).train, folder / "curv_contour_length_14"
+    (root / "metadata").mkdir(parents=True)
+    for batch in (0, 10):
+        (root / "imgs" / str(batch)).mkdir(parents=True)
+        rows = []
+        for i in range(count):
+            image_of.fromarray(images.image(i)).save(root / "imgs" / str(batch) / f"sample_{i}.png")
+            settings = ["1.0", "14", "4", "2", "0.5", "1", "1"]
+            rows.append([f"imgs/{batch}", f"sample_{i}.png", str(i), str(images[i]["label"]), *settings])
+        listing = root / "metadata" / f"{batch}.npy"
+        if form == "text":
+            listing.write_text("".join(" ".join(row) + "\n" for row in rows))
+        else:
+            np.save(listing, np.array(rows, dtype=object if form == "pickle" else None))
+    return root
+
+
+@pytest.mark.parametrize("form", ["text", "strings"])
+def test_released_images_are_read_and_bad_ones_counted(tmp_path, form, capsys):
+    root = pathfinder_folder(tmp_path, form=form)
+    (root / "imgs/0/sample_3.png").write_bytes(b"")
+    whole = (root / "imgs/0/sample_4.png").read_bytes()
+    (root / "imgs/0/sample_4.png").write_bytes(whole[: len(whole) // 2])
+    (root / "imgs/10/sample_5.png").unlink()
+    sets = load_sequences(SequenceOptions("pathfinder", path=str(tmp_path)))
+    assert sets.facts["left_out"] == {"empty": 1, "broken": 1, "missing": 1}
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "left out 3 of 60 images (1 broken, 1 empty, 1 missing)" in told
+    assert [len(p) for p in (sets.train, sets.validation, sets.test)] == pytest.approx([48, 6, 6], abs=3)
+    images, count = drawn().train, 0
+    by_content = {bytes(images[i]["x"]): images[i]["label"] for i in range(30)}
+    for part in (sets.train, sets.validation, sets.test):
+        for i in range(len(part)):
+            assert by_content[bytes(part[i]["x"])] == part[i]["label"]
+            count += 1
+    assert count == 57
+    files = [set(part.files.tolist()) for part in (sets.train, sets.validation, sets.test)]
+    assert len(set.union(*files)) == 57, "every file is in one part alone"
+    fewer = load_sequences(SequenceOptions("pathfinder", path=str(root), samples=10, evaluated=2))
+    assert len(fewer.train) <= 10 and set(fewer.test.files.tolist()) <= files[2]
+
+
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"expected curv_contour_length_14/ with metadata/N\.npy and imgs"):
+        load_sequences(SequenceOptions("pathfinder", path=str(tmp_path)))
+    root = pathfinder_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"no image of 128 x 128 pixels for every part \(60 32 x 32\)"):
+        load_sequences(SequenceOptions("pathx", path=str(tmp_path)))
+    (root / "metadata/10.npy").write_text("imgs/10 sample_0.png 0\n")
+    with pytest.raises(ValueError, match=r"10\.npy, row 1: expected .*class 0 or 1, got 'imgs/10 sample_0.png 0'"):
+        load_sequences(SequenceOptions("pathfinder", path=str(tmp_path)))
+
+
+def test_pickles_are_not_read(tmp_path):
+    pathfinder_folder(tmp_path, count=2, form="pickle")
+    with pytest.raises(ValueError, match=r"0\.npy: not a table of strings \(Object arrays cannot be loaded"):
+        load_sequences(SequenceOptions("pathfinder", path=str(tmp_path)))

@@ -13,14 +13,18 @@ import numba
 import numpy as np
 
 
-def jit(function: Callable[..., Any]) -> Any:
-    """`function` compiled at its first call; kept on the disk where a place for it is writable."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError as error:
-        if "locator" not in str(error):
-            raise
-        return numba.njit(nogil=True)(function)
+def jit(signature: str) -> Callable[[Callable[..., Any]], Any]:
+    """Compiles a function for `signature` alone, when its file is imported; kept on the disk where that is writable."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(signature, cache=True, nogil=True)(function)
+        except RuntimeError as error:
+            if "locator" not in str(error):
+                raise
+            return numba.njit(signature, nogil=True)(function)
+
+    return compiled
 
 
 def start(*numbers: int) -> np.ndarray:
@@ -32,7 +36,7 @@ def start(*numbers: int) -> np.ndarray:
     return state
 
 
-@jit
+@jit("uint64(uint64[::1])")
 def bits(state: Any) -> Any:
     """64 random bits; moves `state` on (Steele, Lea and Flood 2014)."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -42,13 +46,13 @@ def bits(state: Any) -> Any:
     return z ^ (z >> np.uint64(31))
 
 
-@jit
+@jit("float64(uint64[::1])")
 def uniform(state: Any) -> Any:
     """A number in [0, 1)."""
     return np.float64(bits(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@jit
+@jit("int64(uint64[::1], int64)")
 def below(state: Any, count: Any) -> Any:
     """A whole number in 0 .. count - 1, count < 2^32."""
     return np.int64(((bits(state) >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32))

@@ -16,7 +16,7 @@ from tost.data.long_range.chance import below, jit, uniform
 DIGIT, MIN, MAX, MED, SM, END = 1, 11, 12, 13, 14, 15
 
 
-@jit
+@jit("int64(int64, int64[::1])")
 def value_of(operator: Any, counts: Any) -> Any:
     """The operator's value, of arguments that are digits, each so many times: counts [10]."""
     number, total = 0, 0
@@ -41,7 +41,7 @@ def value_of(operator: Any, counts: Any) -> Any:
     return (first + second) // 2
 
 
-@jit
+@jit("UniTuple(int64, 2)(uint64[::1], int64, int64, int64, float64, uint8[::1])")
 def grow(state: Any, longest: Any, max_depth: Any, max_arguments: Any, nesting: Any, tokens: Any) -> Any:
     """One expression into `tokens`: (length, value), or (0, 0) as soon as it has `longest` tokens or more.
 
@@ -79,7 +79,9 @@ def grow(state: Any, longest: Any, max_depth: Any, max_arguments: Any, nesting: 
             return length, value
 
 
-@jit
+@jit(
+    "int64(uint64[::1], Tuple((int64, int64, int64, int64, float64)), int64, uint8[::1], int64[::1], int64[::1], uint64[::1])"
+)
 def fill(state: Any, settings: Any, tries: Any, flat: Any, ends: Any, values: Any, hashes: Any) -> Any:
     """Accepted expressions one after the other into `flat`, until `ends` is full; returns how many there are.
 
