@@ -72,8 +72,8 @@ def load_sequences(options: SequenceOptions) -> SequenceSets:
         value = getattr(options, field)
         if value is not None and value < 1:
             raise ValueError(f"data.{field} is a number from 1 on, got {value}; leave it out for the task's own")
-    if not 0 <= options.validation < 1:
-        raise ValueError(f"data.validation is a share of the training set, 0 to below 1, got {options.validation}")
+    if not 0 < options.validation < 1:
+        raise ValueError(f"data.validation is a share of the training sequences, above 0, got {options.validation}")
     if options.gaps not in ("refuse", "fill"):
         raise ValueError(f"data.gaps is refuse or fill, got {options.gaps!r}")
     module, function = SOURCES[options.source]

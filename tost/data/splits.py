@@ -27,8 +27,6 @@ def set_apart(whole: Ragged, share: float) -> tuple[Ragged, Ragged]:
 
     Raises ValueError where a class has a single sequence and so cannot be split.
     """
-    if share <= 0:
-        raise ValueError(f"data.validation is a share above 0: training is watched on something, got {share}")
     counts = np.bincount(whole.labels)
     if counts[counts > 0].min() < 2:
         alone = int(np.flatnonzero(counts == 1)[0])

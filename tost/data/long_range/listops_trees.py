@@ -14,6 +14,7 @@ from tost.data.long_range.chance import below, jit, uniform
 
 # ids of the tokens: 0 padding, 1 to 10 the digits 0 to 9, then the operators and the closing bracket
 DIGIT, MIN, MAX, MED, SM, END = 1, 11, 12, 13, 14, 15
+SETTINGS = "Tuple((int64, int64, int64, int64, float64))"
 
 
 @jit("int64(int64, int64[::1])")
@@ -79,9 +80,7 @@ def grow(state: Any, longest: Any, max_depth: Any, max_arguments: Any, nesting: 
             return length, value
 
 
-@jit(
-    "int64(uint64[::1], Tuple((int64, int64, int64, int64, float64)), int64, uint8[::1], int64[::1], int64[::1], uint64[::1])"
-)
+@jit(f"int64(uint64[::1], {SETTINGS}, int64, uint8[::1], int64[::1], int64[::1], uint64[::1])")
 def fill(state: Any, settings: Any, tries: Any, flat: Any, ends: Any, values: Any, hashes: Any) -> Any:
     """Accepted expressions one after the other into `flat`, until `ends` is full; returns how many there are.
 
