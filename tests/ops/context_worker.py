@@ -1,11 +1,14 @@
-"""One process of a group: `python -m tests.ops.context_worker RANK SIZE FOLDER`; writes what it computed to FOLDER."""
+"""One of four processes: `python -m tests.ops.context_worker RANK 4 FOLDER`; writes what it computed to FOLDER.
+
+The first two are a group of their own as well.
+"""
 
 import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from tests.processes import join, leave
 from tost.ops.context import context_causal_tssa, context_tssa
 
 CASES = ("full", "full masked", "causal", "causal masked", "causal decay", "causal decay masked")
@@ -30,7 +33,7 @@ def inputs(case, size):
     return {name: t.requires_grad_() for name, t in tensors.items()}, mask, weight
 
 
-def work(rank, size):
+def work(rank, size, group):
     """y, gradients and for causal cases the state of this process, by case."""
     found = {}
     end = sum(LENGTHS[size][: rank + 1])
@@ -40,10 +43,10 @@ def work(rank, size):
         mine = {**tensors, "w": tensors["w"][:, cut].detach().requires_grad_()}
         w, part = mine["w"], None if mask is None else mask[:, cut]
         if case.startswith("full"):
-            y = context_tssa(w, mine["temperature"], mask=part)
+            y = context_tssa(w, mine["temperature"], mask=part, group=group)
         else:
             options = {name: t for name, t in mine.items() if name not in ("w", "temperature")}
-            y, state = context_causal_tssa(w, mine["temperature"], mask=part, return_state=True, **options)
+            y, state = context_causal_tssa(w, mine["temperature"], mask=part, group=group, return_state=True, **options)
             found[case, "state"] = [part.detach() for part in state]
         gradients = torch.autograd.grad((y * weight[:, cut]).sum(), list(mine.values()), allow_unused=True)
         found[case, "y"] = y.detach()
@@ -52,12 +55,10 @@ def work(rank, size):
 
 
 def main(rank, size, folder):
-    store = dist.FileStore(str(folder / "store"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
-    torch.save(work(rank, size), folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    join(rank, size, folder)
+    groups = {members: dist.new_group(list(range(members))) for members in LENGTHS}
+    leave(rank, folder, {members: work(rank, members, group) for members, group in groups.items() if rank < members})
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

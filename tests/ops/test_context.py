@@ -1,15 +1,11 @@
 """A sequence split over processes gives what one process gives: values, gradients, states."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.testing import assert_close
 
 from tests.ops.context_worker import CASES, inputs
+from tests.processes import found_by
 from tost.ops import causal_tssa, tssa
 
 pytestmark = [
@@ -18,20 +14,16 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def group(request, tmp_path_factory):
-    """(size, what each process found)."""
-    size, folder = request.param, tmp_path_factory.mktemp(f"group{request.param}")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "tests.ops.context_worker"]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(size), str(folder)], env=environment, stderr=subprocess.PIPE)
-        for rank in range(size)
-    ]
-    for process in processes:
-        _, error = process.communicate(timeout=200)
-        assert process.returncode == 0, error.decode()[-2000:]
-    return size, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
+@pytest.fixture(scope="module")
+def every(tmp_path_factory):
+    """What each process found, by the size of the group."""
+    return found_by("tests.ops.context_worker", 4, tmp_path_factory.mktemp("processes"))
+
+
+@pytest.fixture(params=[2, 4])
+def group(request, every):
+    """(size, what each process of the group found)."""
+    return request.param, [part[request.param] for part in every if request.param in part]
 
 
 @pytest.mark.parametrize("case", CASES)

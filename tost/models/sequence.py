@@ -16,6 +16,7 @@ from tost.nn import Block, init_weights, no_weight_decay
 from tost.nn.causal_block import CausalBlock
 from tost.nn.order import token_positions
 from tost.nn.pooling import PoolState, pool, pool_stream
+from tost.nn.split import Split, refuse
 
 
 class SequenceState(NamedTuple):
@@ -53,6 +54,7 @@ class ToSTSequence(
 
     config_class = SequenceConfig
     config: SequenceConfig
+    split_over: Split | None = None  # other processes, while they hold other stretches of the sequences
 
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__()
@@ -89,7 +91,11 @@ class ToSTSequence(
 
     def forward_features(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """The normalised tokens [B, N, C] of the last block."""
-        tokens = self._embed(x, token_positions(x, mask, cu_seqlens, None))
+        if self.split_over is None:
+            positions = token_positions(x, mask, cu_seqlens, None)
+        else:
+            positions = self.split_over.positions(x, mask, None if self.positions is None else self.config.max_length)
+        tokens = self._embed(x, positions)
         for block in self.blocks:
             if self.grad_checkpointing and self.training:
                 tokens = checkpoint(block, tokens, mask, cu_seqlens, use_reentrant=False)
@@ -99,7 +105,8 @@ class ToSTSequence(
 
     def pooled(self, tokens: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """The vector of each sequence [B, C], or of each pair [P, C], that the head reads."""
-        pooled = pool(tokens, self.config.pool, mask, cu_seqlens)
+        take = pool if self.split_over is None else self.split_over.pool
+        pooled = take(tokens, self.config.pool, mask, cu_seqlens)
         if self.compare is None:
             return pooled
         if len(pooled) % 2:
@@ -115,6 +122,8 @@ class ToSTSequence(
         The logits are those of the sequence up to there, or of the token itself with per_token. After a masked token
         they, and the state, are what they were. Raises ValueError if the model is not causal.
         """
+        if self.split_over is not None:
+            refuse("a stream")
         if not self.config.causal:
             raise ValueError("ToSTSequence streams when it is causal; build or train it with causal=True")
         length = None if state is None else state.length

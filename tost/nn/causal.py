@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tost.nn.checks import check_tokens, head_dim
 from tost.nn.linear import Linear
+from tost.nn.split import Split, refuse
 from tost.ops import TSSAState, causal_membership, causal_tssa
 
 
@@ -32,6 +33,7 @@ class CausalTSSA(nn.Module):
 
     undecayed: ClassVar[tuple[str, ...]] = ("temperature", "position_bias", "log_half_life")
     State = TSSAState
+    split_over: Split | None = None  # other processes, while they hold other stretches of the sequence
     decay: Tensor | None
 
     def __init__(
@@ -73,17 +75,18 @@ class CausalTSSA(nn.Module):
         check_tokens("CausalTSSA", x, self.dim)
         w = self.project(x)
         bias, seen = self._clamped(x.shape[1], state)
-        y, new_state = causal_tssa(
-            w,
-            self.temperature,
-            position_bias=bias,
-            decay=self.survival(),
-            mask=mask,
-            cu_seqlens=cu_seqlens,
-            state=seen,
-            return_state=True,
-            backend=self.backend,
-        )
+        options: dict[str, Any] = {
+            "decay": self.survival(),
+            "mask": mask,
+            "cu_seqlens": cu_seqlens,
+            "state": seen,
+            "backend": self.backend,
+        }
+        if self.split_over is None:
+            y, new_state = causal_tssa(w, self.temperature, position_bias=bias, return_state=True, **options)
+        else:
+            positions: dict[str, Any] = {"position_bias": self.position_bias, "clamp_positions": self.clamp_positions}
+            y, new_state = self.split_over.causal_tssa(w, self.temperature, **positions, **options)
         y = F.dropout(y, self.attn_drop, self.training)  # y is linear in 1 / (1 + m)
         out = self.proj_drop(self.out_proj(y.flatten(-2)))
         if not return_state:
@@ -100,6 +103,8 @@ class CausalTSSA(nn.Module):
         self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None, state: Any = None
     ) -> Tensor:
         """pi [B, N, H], how the operator shares each token among the heads; arguments of forward, 0 if masked."""
+        if self.split_over is not None:
+            refuse("memberships to look at")
         bias, seen = self._clamped(x.shape[1], state)
         return causal_membership(
             self._scored(x),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tost.nn.cbsa import CBSA
 from tost.nn.checks import check_mask, check_tokens, head_dim
 from tost.nn.linear import Linear
+from tost.nn.split import Split
 from tost.nn.tssa import TSSA
 from tost.nn.tssa_variants import DecoupledTSSA, OrthonormalTSSA, UniformTSSA, UnscaledTSSA
 
@@ -107,6 +108,7 @@ class NoMixing(nn.Module):
     """
 
     packs = True
+    split_over: Split | None = None
 
     def __init__(
         self, dim: int, num_heads: int = 8, bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0
@@ -122,7 +124,9 @@ class NoMixing(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         check_tokens("NoMixing", x, self.dim)
         w = self.in_proj(x)
-        w = w * F.dropout(w.new_ones(w.shape[0], 1, self.dim), self.attn_drop, self.training)
+        if self.training and self.attn_drop > 0:
+            draw = F.dropout(w.new_ones(w.shape[0], 1, self.dim), self.attn_drop)
+            w = w * (draw if self.split_over is None else self.split_over.shared(draw))
         return self.proj_drop(self.out_proj(w))
 
 

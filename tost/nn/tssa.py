@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tost.nn.checks import check_tokens, head_dim
 from tost.nn.linear import Linear
+from tost.nn.split import Split, refuse
 from tost.ops import tssa
 
 
@@ -28,6 +29,7 @@ class TSSA(nn.Module):
 
     undecayed: ClassVar[tuple[str, ...]] = ("temperature",)
     packs = True  # takes cu_seqlens
+    split_over: Split | None = None  # other processes, while they hold other stretches of the sequence
 
     def __init__(
         self,
@@ -50,7 +52,10 @@ class TSSA(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         check_tokens("TSSA", x, self.dim)
         w = self.project(x)
-        y = tssa(w, self.temperature, mask=mask, cu_seqlens=cu_seqlens, backend=self.backend)
+        if self.split_over is None:
+            y = tssa(w, self.temperature, mask=mask, cu_seqlens=cu_seqlens, backend=self.backend)
+        else:
+            y = self.split_over.tssa(w, self.temperature, mask, cu_seqlens)
         if self.training and self.attn_drop > 0:
             y = y * self._dropout(y, cu_seqlens)
         return self.proj_drop(self.out_proj(y.flatten(-2)))
@@ -61,6 +66,8 @@ class TSSA(nn.Module):
 
     def membership(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Pi [B, N, H], how the operator shares the tokens among the heads; 0 for masked ones."""
+        if self.split_over is not None:
+            refuse("memberships to look at")
         _, stats = tssa(
             self.project(x),
             self.temperature,
@@ -75,7 +82,8 @@ class TSSA(nn.Module):
         """y is linear in 1 / (1 + m), so dropping that is a factor of y shared by a sequence's tokens."""
         H, D = y.shape[2:]
         if cu_seqlens is None:
-            return F.dropout(y.new_ones(y.shape[0], 1, H, D), self.attn_drop)
+            draw = F.dropout(y.new_ones(y.shape[0], 1, H, D), self.attn_drop)
+            return draw if self.split_over is None else self.split_over.shared(draw)
         lengths = cu_seqlens.diff().to(y.device)
         return F.dropout(y.new_ones(lengths.shape[0], H, D), self.attn_drop).repeat_interleave(lengths, dim=0)[None]
 

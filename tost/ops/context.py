@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tost.ops import checks
 from tost.ops.api import causal_tssa
+from tost.ops.collectives import gathered, summed
 from tost.ops.common import MASS_EPS, statistics_dtype
 from tost.ops.segments import no_autocast, zero_masked
 from tost.ops.state import TSSAState
@@ -26,8 +27,8 @@ FULL_FLOOR = 1e-24  # of the energy, as published
 def context_tssa(w: Tensor, temperature: Tensor, *, mask: Tensor | None = None, group: Any = None) -> Tensor:
     """`tssa` of a sequence that is split over the processes of `group` (None: all); arguments and result are local.
 
-    Two sums over the group forward, H D and H (D + 1) numbers a sequence, and two backward. Gradients of w are whole;
-    that of temperature is this process's part, to be added over the group as any gradient of data parallelism is.
+    Two sums over the group forward, H D and H (D + 1) numbers a sequence, and two of H D backward. Gradients of w are
+    whole; that of temperature is this process's part, to be added over the group as any gradient of data parallelism.
     w: [B, N, H, D], B the same everywhere.  Raises ValueError if shapes or dtypes disagree.
     """
     checks.check_call("context_tssa", w, temperature, mask, None)
@@ -80,6 +81,7 @@ def context_causal_tssa(
     temperature: Tensor,
     *,
     position_bias: Tensor | None = None,
+    clamp_positions: bool = False,
     decay: Tensor | None = None,
     mask: Tensor | None = None,
     group: Any = None,
@@ -89,25 +91,31 @@ def context_causal_tssa(
     """`causal_tssa` of a sequence that is split over the processes of `group` (None: all); all arguments are local.
 
     Every process needs the state before its first token: the sums of those before it, an exclusive scan. Memberships
-    hang on the energy, so that is scanned first, H D numbers a sequence; then mass and moment, H (D + 1). The operator
-    runs twice. Gradients of w are whole, those of the parameters are this process's part, as in `context_tssa`.
+    hang on the energy, so that is scanned first, H D sums and a count a sequence; then mass and moment, H (D + 1). The
+    operator runs twice. Gradients of w are whole, those of the parameters this process's part, as in `context_tssa`.
+    clamp_positions: tokens beyond the table take its last bias.
     With `return_state` also the state after this process's last token; the last process has the sequence's.
+    Raises ValueError, in every process, if the sequence is longer than the table of position_bias.
     """
     checks.check_call("context_causal_tssa", w, temperature, mask, None)
     checks.check_causal(w, position_bias, decay, None, None)
     B, N, H, D = w.shape
-    real = w.new_ones(B, N, dtype=torch.bool) if mask is None else mask
-    counts = gathered(real.sum(1), group)  # [R, B]
-    energy = before(_energy(zero_masked(w, mask), decay, real), decay, counts, group)
-    options: dict[str, Any] = {"position_bias": position_bias, "decay": decay, "mask": mask, "backend": backend}
-    start = TSSAState.zeros(B, H, D, device=w.device)._replace(
-        energy=energy, length=counts[: dist.get_rank(group)].sum(0)
-    )
+    rank, real = dist.get_rank(group), w.new_ones(B, N, dtype=torch.bool) if mask is None else mask
+    energy = _energy(zero_masked(w, mask), decay, real)
+    parts = gathered(torch.cat([energy.flatten(1), real.sum(1, dtype=energy.dtype)[:, None]], 1), group)
+    counts = parts[..., -1].detach().long()  # [R, B]
+    kept = _kept(counts, decay, rank, H)
+    energy = torch.einsum("rbhd,rbh->bhd", parts[..., :-1].unflatten(-1, (H, D)), kept)
+    before = counts[:rank].sum(0)
+    bias, length = _positions(position_bias, clamp_positions, before, counts, N)
+    options: dict[str, Any] = {"position_bias": bias, "decay": decay, "mask": mask, "backend": backend}
+    start = TSSAState.zeros(B, H, D, device=w.device)._replace(energy=energy, length=length)
     _, local = causal_tssa(w, temperature, state=start, return_state=True, **options)
-    sums = before(torch.cat([local.moment, local.mass[..., None]], -1), decay, counts, group)
+    parts = gathered(torch.cat([local.moment, local.mass[..., None]], -1), group)
+    sums = torch.einsum("rbhf,rbh->bhf", parts, kept)
     start = start._replace(moment=sums[..., :-1].contiguous(), mass=sums[..., -1].contiguous())
     y, end = causal_tssa(w, temperature, state=start, return_state=True, **options)
-    return (y, end) if return_state else y
+    return (y, end._replace(length=before + counts[rank])) if return_state else y
 
 
 def _energy(x: Tensor, decay: Tensor | None, real: Tensor) -> Tensor:
@@ -119,38 +127,27 @@ def _energy(x: Tensor, decay: Tensor | None, real: Tensor) -> Tensor:
     return torch.einsum("bnh,bnhd->bhd", decay.double() ** after[..., None], p.double())
 
 
-def before(local: Tensor, decay: Tensor | None, counts: Tensor, group: Any) -> Tensor:
-    """What all earlier processes' `local` sums [B, H, F] come to at this one's first token: an exclusive scan."""
-    parts, rank = _Gather.apply(local.double(), group), dist.get_rank(group)  # [R, B, H, F]
-    state = torch.zeros_like(parts[0])
-    for r in range(rank):
-        kept = 1 if decay is None else (decay.double() ** counts[r][:, None])[..., None]
-        state = state * kept + parts[r]
-    return state + 0 * parts.sum(0)  # every process takes part in the backward's sum, also the first
+def _kept(counts: Tensor, decay: Tensor | None, rank: int, H: int) -> Tensor:
+    """[R, B, H] float64: what is left of each process's sums at the first token of this one; 0 of those not before it.
+
+    All take part in the sum, so that all take part in its backward pass.
+    """
+    earlier = torch.arange(len(counts), device=counts.device) < rank
+    if decay is None:
+        return earlier.double()[:, None, None].expand(-1, counts.shape[1], H)
+    ours = torch.where(earlier[:, None], counts, 0)
+    between = ours.sum(0) - ours.cumsum(0)  # real tokens after that process and before this one
+    return decay.double() ** between[..., None] * earlier[:, None, None]
 
 
-def summed(x: Tensor, group: Any) -> Tensor:
-    """x added over the group."""
-    x = x.contiguous()
-    dist.all_reduce(x, group=group)
-    return x
-
-
-def gathered(x: Tensor, group: Any) -> Tensor:
-    """[R, ...], the x of every process."""
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, x.contiguous(), group=group)
-    return torch.stack(parts)
-
-
-class _Gather(torch.autograd.Function):
-    """`gathered` whose gradient comes back to where each part is from."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        return gathered(x, group)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return summed(grads[0], ctx.group)[dist.get_rank(ctx.group)], None
+def _positions(
+    table: Tensor | None, clamp: bool, before: Tensor, counts: Tensor, N: int
+) -> tuple[Tensor | None, Tensor]:
+    """The table of position bias and the count [B] of earlier tokens, with which the operator starts."""
+    if table is None:
+        return None, before
+    L = table.shape[1]
+    if clamp:
+        return torch.cat([table, table[:, -1:].expand(-1, N)], 1), before.clamp(max=L)
+    checks.check_positions(counts.sum(0) - 1, table)  # the whole sequence, so that no process waits for one that raised
+    return table, before

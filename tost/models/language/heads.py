@@ -16,6 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from tost.models.language.config import ToSTConfig
 from tost.models.language.modeling import ToSTModel, ToSTPreTrainedModel
 from tost.nn.linear import Linear
+from tost.nn.split import refuse
 
 
 class ToSTForCausalLM(ToSTPreTrainedModel, GenerationMixin):
@@ -67,6 +68,8 @@ class ToSTForCausalLM(ToSTPreTrainedModel, GenerationMixin):
         logits = self.lm_head(out.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
+            if self.model.split_over is not None:  # the target of a stretch's last token is another process's
+                refuse("labels", "pass the logits' loss to split.mean, with targets shifted before they are split")
             if cu_seqlens is not None:
                 labels = without_starts(labels, cu_seqlens)
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **loss_options)
@@ -132,6 +135,8 @@ class ToSTForSequenceClassification(ToSTPreTrainedModel):
             output_attentions=output_attentions,
             return_dict=True,
         )
+        if self.model.split_over is not None:
+            refuse("a classifier that reads the last token", "take a ToSTSequence with pool='last'")
         x = out.last_hidden_state
         B, N = x.shape[:2]
         last = torch.full((B,), N - 1, device=x.device)

@@ -25,6 +25,7 @@ from tost.nn.causal_controls import CausalToken
 from tost.nn.causal_mixture import CausalMixture
 from tost.nn.readout import Readout
 from tost.nn.short_conv import ShortConv
+from tost.nn.split import Split
 
 
 class ToSTPreTrainedModel(PreTrainedModel):
@@ -100,6 +101,8 @@ class ToSTModel(ToSTPreTrainedModel):
     input_ids [B, N] -> last_hidden_state [B, N, C], past_key_values (a cache of StateLayers), hidden_states.
     """
 
+    split_over: Split | None = None  # other processes, while they hold other stretches of the sequences
+
     def __init__(self, config: ToSTConfig) -> None:
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -141,7 +144,7 @@ class ToSTModel(ToSTPreTrainedModel):
         """
         check_input(self.config, input_ids, inputs_embeds, output_attentions)
         x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        B, N = x.shape[:2]
+        B, N, C = x.shape
         if cu_seqlens is not None:
             check_packing(cu_seqlens, B, N, past_key_values, use_cache)
             use_cache = False
@@ -149,9 +152,12 @@ class ToSTModel(ToSTPreTrainedModel):
         layers = state_layers(cache, len(self.blocks)) if cache is not None else [None] * len(self.blocks)
         mask = real_tokens(attention_mask, x, layers[0])
         if cu_seqlens is not None:  # one row, as the layers take packed documents
-            x, mask = x.reshape(1, B * N, -1), None if mask is None else mask.reshape(1, B * N)
+            x, mask = x.reshape(1, B * N, C), None if mask is None else mask.reshape(1, B * N)
             position_ids = None if position_ids is None else position_ids.expand(B, N).reshape(1, B * N)
         if self.positions is not None:
+            if self.split_over is not None and position_ids is None:
+                table = None if self.config.position_mode == "clamped" else self.config.max_position_embeddings
+                position_ids = self.split_over.positions(x, mask, table)
             rows = positions_of(self.config, x, mask, cu_seqlens, position_ids, layers[0])
             x = x + self.positions(rows.to(self.positions.weight.device)).to(x.device)
         x = self.drop(x)
@@ -160,9 +166,9 @@ class ToSTModel(ToSTPreTrainedModel):
         hidden = []
         for block, past in zip(self.blocks, layers):
             if output_hidden_states:
-                hidden.append(x.view(B, N, -1))
+                hidden.append(x.view(B, N, C))
             x = block(x, mask, cu_seqlens, past)
-        x = self.norm(x).view(B, N, -1)
+        x = self.norm(x).view(B, N, C)
         return BaseModelOutputWithPast(
             last_hidden_state=x,
             past_key_values=None if use_cache is False else cache,
