@@ -50,7 +50,7 @@ part() { names+=("$1") limits+=("$2") commands+=("${*:3}"); }
 part install 40 install
 part tests 90 "$python" -m pytest -q -n 8 tests/ops/test_exact.py tests/ops/test_triton.py -k triton
 part tune 70 "$python" -m tost.ops.triton.tune
-for group in ops:85 scale:80 models:50 decode:45 train:50 memory:35 drift:20; do
+for group in ops:85 scale:75 models:45 decode:40 train:45 memory:35 drift:20 sequences:25; do
   part "bench ${group%%:*}" "${group#*:}" \
     "$python" -m tost bench "${group%%:*}" --device cuda --dtype bfloat16 --out "$(printf %q "$out")"
 done

@@ -10,7 +10,7 @@ import pytest
 from tost.bench import command, contestants, layers, measure
 from tost.bench.contestants import CONTESTANTS, Contestant
 from tost.bench.gate import Check
-from tost.bench.groups import decode, drift, memory, models, ops, scale, train
+from tost.bench.groups import decode, drift, memory, models, ops, scale, sequences, train
 from tost.bench.language_models import Size
 from tost.bench.record import marker
 from tost.bench.settings import Settings
@@ -38,6 +38,7 @@ def tiny(monkeypatch, no_compiler, no_child):
     monkeypatch.setattr(models, "make_plan", lambda *_: models.Plan(
         "tost_tiny_12_p16", 1, 32, SIZE, 24, (16, 32), 2, 9.0, 9.0))  # fmt: skip
     monkeypatch.setattr(decode, "make_plan", lambda *_: decode.Plan("tiny", SIZE, (24, 48), 2, 9.0))
+    monkeypatch.setattr(sequences, "make_plan", lambda *_: sequences.Plan((40, 80), (40,), (1, 30, 70), 9.0))
     monkeypatch.setattr(drift, "make_plan", lambda *_: drift.Plan(5000, (64, 256)))
     monkeypatch.setattr(train, "make_plan", lambda *_: train.Plan("tiny", SIZE, 24, "tost_tiny_12_p16", 2, 32, 2, 9.0))
 
@@ -64,6 +65,10 @@ EXPECTED = {  # words of the report, and what its tables hold
                {"decode", "operator"}),
     "drift": (["| a plain float32 state, one token at a time |", "| cpu, one call |", "| forgetting, half-life"],
               {"drift", "dilution"}),
+    "sequences": (["**one sequence, forward+backward**", "At 80 tokens fused softmax attention takes",
+                   "1, 30, 70 tokens", "| packed, padding-free (cu_seqlens) | 101 |",
+                   "| padded to the longest | 210 |"],
+                  {"time", "peak", "ragged"}),
     "train": (["**training step**, language model (tiny), 1 x 24 tokens", "GPT-2, fused", "where its time goes"],
               {"train", "shares"}),
 }  # fmt: skip

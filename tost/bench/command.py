@@ -20,11 +20,11 @@ from tost.bench.result import Result
 from tost.bench.settings import Settings
 from tost.bench.tables import header
 
-GROUPS = ("ops", "scale", "memory", "models", "decode", "train", "drift")
+GROUPS = ("ops", "scale", "memory", "models", "decode", "train", "drift", "sequences")
 
 
 def bench(
-    group: Literal["ops", "scale", "memory", "models", "decode", "train", "drift"],
+    group: Literal["ops", "scale", "memory", "models", "decode", "train", "drift", "sequences"],
     quick: bool = False,
     device: Literal["cpu", "cuda"] = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -42,7 +42,8 @@ def bench(
         group: ops: the operators at sizes of real layers, and how near they come to copying; scale: time and memory
             over tokens, to a million; memory: peaks of operator, block and training step, states, long texts; models:
             whole models and blocks, and where their time goes; decode: one more token; train: a training step; drift:
-            exactness and memberships of very long streams
+            exactness and memberships of very long streams; sequences: whole models on one sequence of up to a million
+            tokens, and on a ragged batch
         quick: two minutes instead of five to ten: fewer and smaller sizes
         device: what to measure on
         dtype: precision of the tensors and weights (autocast in train)
