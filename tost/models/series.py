@@ -1,9 +1,10 @@
-"""The next steps of a stream, checked: their width, their gaps."""
+"""The next steps of streams, checked: their width, their gaps, which go together."""
 
 # n steps, F numbers of a step
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,6 +51,14 @@ def fill_gaps(name: str, x: Tensor, held: Tensor) -> Tensor:
     last = torch.where(both.isnan(), -1, step).cummax(0).values
     _refuse(name, x, (last < 0)[1:], "gaps='hold' needs an earlier one: begin with a whole step")
     return both.gather(0, last.clamp_min(0))[1:]
+
+
+def of_similar_length(series: Mapping[str, Tensor]) -> list[list[str]]:
+    """Names in groups whose numbers of steps lie between a power of two and the next."""
+    groups: dict[int, list[str]] = {}
+    for name, x in series.items():
+        groups.setdefault((len(x) - 1).bit_length(), []).append(name)
+    return list(groups.values())
 
 
 def _refuse(name: str, x: Tensor, bad: Tensor, way_out: str) -> None:

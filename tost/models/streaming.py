@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tost.models.sequence import SequenceState, ToSTSequence
-from tost.models.series import as_steps, fill_gaps, refuse_gaps
+from tost.models.series import as_steps, fill_gaps, of_similar_length, refuse_gaps
 from tost.models.stream_files import read_streams, write_streams
 from tost.nn.states import map_state, state_tensors
 
@@ -127,7 +127,7 @@ class Streaming:
         self._check_positions(series)
         readings: dict[str, Reading] = {}
         states: list[tuple[list[int], SequenceState]] = []
-        for names in _of_similar_length(series):  # so that padding at most doubles the work
+        for names in of_similar_length(series):  # so that padding at most doubles the work
             said, slots, state = self._together(names, series, every)
             readings.update(said)
             states.append((slots, state))
@@ -248,11 +248,3 @@ def _fresh_state(model: ToSTSequence) -> SequenceState:
 
 def _listed(names: str | Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
-
-
-def _of_similar_length(series: Mapping[str, Tensor]) -> list[list[str]]:
-    """Names in groups whose numbers of steps lie between a power of two and the next."""
-    groups: dict[int, list[str]] = {}
-    for name, x in series.items():
-        groups.setdefault((len(x) - 1).bit_length(), []).append(name)
-    return list(groups.values())
