@@ -15,6 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, ImportError, OSError) as error:
         print(f"examples.video: {one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("examples.video: stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

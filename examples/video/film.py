@@ -65,7 +65,7 @@ class Painter:
         self.ground = self.image.new("RGB", (WIDTH, HEIGHT), DARK.ground)
         self.main = fitted(MAIN, aspect)
         self.maps = [fitted(cell, aspect, top=22) for cell in cells(heads)]
-        self.tints = np.array([rgb(head_colour(DARK, head)) * 255 for head in range(heads)])
+        self.tints = np.array([rgb(head_colour(DARK, head)) * 255 for head in range(heads)], np.float32)
         pen = self.draw.Draw(self.ground)
         pen.text((24, 19), title, fill=DARK.text, font=font(20, bold=True))
         left = 24 + pen.textlength(title, font=font(20, bold=True)) + 14
@@ -80,23 +80,30 @@ class Painter:
         """[HEIGHT, WIDTH, 3] uint8 of a frame, picture [*size, 3], and its membership [N, H]."""
         canvas = self.ground.copy()
         pen = self.draw.Draw(canvas)
-        maps = enlarge(membership, self.grid, self.size, smooth=min(self.grid) > 8).numpy()
-        canvas.paste(self.image.fromarray(self.tinted(picture, maps)), self.main[:2])
+        canvas.paste(self.tinted(picture, self.enlarged(membership, self.size, 0.5)), self.main[:2])
         for head, box in enumerate(self.maps):
-            self.share(canvas, pen, head, box, maps[head])
+            values = self.enlarged(membership[:, head : head + 1], (box[3] - box[1], box[2] - box[0]))[0]
+            self.share(canvas, pen, head, box, values)
         self.trace(pen, moment)
         clock = f"{int(moment.time // 60):02d}:{moment.time % 60:04.1f}   frame {moment.number:,}"
         pen.text((HEADS[2], 24), clock, fill=DARK.quiet, font=font(14), anchor="ra")
         return np.asarray(canvas)
 
-    def tinted(self, picture: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    def enlarged(self, membership: Tensor, size: tuple[int, int], scale: float = 1.0) -> np.ndarray:
+        """[N, H] -> [H, height, width], `scale` times the size; small grids stay squares."""
+        height, width = (max(1, round(side * scale)) for side in size)
+        return enlarge(membership, self.grid, (height, width), smooth=min(self.grid) > 8).numpy()
+
+    def tinted(self, picture: np.ndarray, maps: np.ndarray) -> Any:
         """The frame in the colours of the heads that hold each place, mixed where two hold it about alike."""
         order = np.sort(maps, axis=0)
         lead = float(np.percentile(order[-1] - order[-2], 60)) if self.heads > 1 else 1.0
         weights = np.exp((maps - order[-1]) * (2.5 / max(lead, 1e-9)))
-        tint = np.tensordot(weights / weights.sum(0), self.tints, (0, 0))
-        light = (picture @ np.array([0.299, 0.587, 0.114]))[..., None] / 255
-        return ((0.16 + 0.84 * light**0.8) * tint * 0.9 + 60 * light**2).clip(0, 255).astype(np.uint8)
+        tint = np.einsum("hyx,hc->yxc", weights / weights.sum(0), self.tints)  # maps are of half the size
+        tint = np.asarray(self.image.fromarray(tint.astype(np.uint8)).resize(self.size[::-1]), np.float32)
+        light = np.asarray(self.image.fromarray(picture).convert("L"), np.float32)[..., None] / 255
+        painted = (0.144 + 0.756 * light**0.8) * tint + 60 * light**2
+        return self.image.fromarray(painted.clip(0, 255).astype(np.uint8))
 
     def share(self, canvas: Any, pen: Any, head: int, box: tuple[int, int, int, int], values: np.ndarray) -> None:
         """One head's map: black where its share is least, through its colour, to white where it is most."""
@@ -104,8 +111,7 @@ class Painter:
         level = ((values - low) / max(high - low, 1e-9)).clip(0, 1)[..., None]
         tint = self.tints[head]
         coloured = np.where(level < 0.6, level / 0.6 * tint, tint + (level - 0.6) / 0.4 * (255 - tint))
-        size = (box[2] - box[0], box[3] - box[1])
-        canvas.paste(self.image.fromarray(coloured.astype(np.uint8)).resize(size), box[:2])
+        canvas.paste(self.image.fromarray(coloured.astype(np.uint8)), box[:2])
         name, colour = f"head {head + 1}", head_colour(DARK, head)
         pen.text((box[0], box[1] - 20), name, fill=colour, font=font(14, bold=True))
         pen.text((box[2], box[1] - 19), span(low, high), fill=DARK.quiet, font=font(12), anchor="ra")

@@ -62,6 +62,9 @@ def stream(
         memory: GiB for the cache of each rival
         threads: of torch
     """
+    at_least(1, tokens=tokens, threads=threads)
+    at_least(0, fps=fps, seconds=seconds, half_life=half_life, cut=cut, limit=limit, memory=memory)
+    at_least(0, minutes=minutes if minutes < float("inf") else -minutes)
     torch.set_num_threads(threads)
     rivals = [rival_named(name.strip()) for name in against.split(",") if name.strip()]
     make = partial(streaming, model, statistics, half_life)
@@ -84,6 +87,13 @@ def stream(
     write(out, summary, what, run, found)
     print(report(out, summary, run, found))
     return 0 if run.whole else 130
+
+
+def at_least(least: float, **options: float) -> None:
+    """ValueError for an option below it."""
+    for name, value in options.items():
+        if not value >= least:
+            raise ValueError(f"--{name}: expected a number from {least}, got {value:g}")
 
 
 def layer_index(layer: int, count: int) -> int:

@@ -251,3 +251,12 @@ def test_learned_positions_end():
     with pytest.raises(ValueError, match="stream 'a' would be 6 steps long"):
         streams.push({"b": torch.zeros(1, 3), "a": torch.zeros(2, 3)})
     assert streams.steps("b") == 0
+
+
+def test_the_example_of_sensors(capsys):
+    from examples.sensors import main
+
+    main(12)
+    first, *times = capsys.readouterr().out.splitlines()
+    assert first.startswith("12 streams, 3,612 steps") and float(first.split()[-1]) < 1e-5
+    assert len(times) == 5
