@@ -55,6 +55,13 @@ def film(path: Path, rate: float) -> Iterator[Any]:
         container.mux(stream.encode(None))
 
 
+def save_png(picture: np.ndarray, path: Path) -> None:
+    """One picture of the film as a PNG file."""
+    image = require("PIL.Image", extra="video").fromarray(picture)
+    with atomic_write(path) as file:
+        image.save(file, format="png", optimize=True)
+
+
 class Painter:
     """Paints the film's pictures; titles stay.  title: what runs.  grid: (rows, columns).  aspect: of the clip."""
 

@@ -61,8 +61,7 @@ def report(out: Path, summary: Mapping[str, Any], run: Run, found: Sequence[Comp
         )
     if found:
         lines += table(found, run.state_bytes)
-    made = [run.film] if run.film else []
-    made += [out / name for name in ("latency.png", "latency.csv", "frames.csv", "summary.json")]
+    made = [*run.written, *(out / name for name in ("latency.png", "latency.csv", "frames.csv", "summary.json"))]
     lines.append("written: " + ", ".join(map(str, made)))
     if not run.whole:
         lines.append("stopped before the end; what was played is written")

@@ -13,12 +13,12 @@ from examples.video.clip import facts
 from examples.video.compare import compare
 from examples.video.encoder import grid_for, rival_named, streaming
 from examples.video.film import Painter
-from examples.video.play import Play, play
+from examples.video.play import Play, Player
 from examples.video.report import headline, report, summarise, write
 
 DESCRIPTION = """A transformer over video, frame by frame: it remembers token statistics, a few kB, for hours.
 
-Writes overlay.mp4 (which head holds which place), latency.png, .csv and summary.json into --out."""
+Writes overlay.mp4 and .png (which head holds which place), latency.png and .csv, and summary.json into --out."""
 GIB = 2**30
 
 
@@ -77,7 +77,7 @@ def stream(
         title = f"{model}, layer {index + 1} of {len(encoder.mixers)}: which head holds which place"
         painter = Painter(title, clip.name, grid, told.aspect, encoder.model.config.num_heads)
     print(headline(what, encoder, model, grid))
-    run = play(what, encoder, painter, out / "overlay.mp4", index)
+    run = Player(what, encoder, painter, out / "overlay.mp4", index).play()
     found = []
     for kind in rivals if run.whole else []:
         with tqdm(what.endless(), desc=kind.name, unit=" frames", leave=False, disable=None) as bar:
