@@ -17,8 +17,8 @@ class SequenceOptions:
     Args:
         source: listops, imdb, aan, cifar-grey, pathfinder, pathx (Long Range Arena), fasta, peptides, sktime or series
         path: file or folder that is read; listops, pathfinder and pathx are generated where it is left out
-        name: which of several: a set of sktime (BasicMotions, JapaneseVowels, ACSF1), or how hard Pathfinder is (easy,
-            intermediate, hard)
+        name: which of several: a set of sktime (BasicMotions, JapaneseVowels, ACSF1), how hard Pathfinder is (easy,
+            intermediate, hard), the letters of fasta (protein, dna)
         max_length: longer sequences are cut there; listops has expressions shorter than that
         min_length: listops has expressions longer than that
         samples: training sequences at most, or so many generated
@@ -26,7 +26,8 @@ class SequenceOptions:
         validation: share of the training sequences set apart to watch progress, where the publisher set none apart
         seed: of what is generated or chosen
         size: side of Pathfinder's images in pixels
-        labels: fasta: a .tsv or .csv file of names and labels (default: label= in the headers)
+        labels: fasta: a .tsv or .csv file of names and labels (default: label= in the headers), or a FASTA file of the
+            same names with a letter for the class of every residue
         gaps: series with missing values: refuse, or fill with the last value and a channel that says so
         workers: processes that read or generate ahead of training
     """
@@ -54,8 +55,8 @@ SOURCES = {
     "cifar-grey": ("tost.data.long_range.image", "load_grey_images"),
     "pathfinder": ("tost.data.long_range.pathfinder", "load_pathfinder"),
     "pathx": ("tost.data.long_range.pathfinder", "load_pathfinder"),
-    "fasta": ("tost.data.fasta", "load_fasta"),
-    "peptides": ("tost.data.peptides", "load_peptides"),
+    "fasta": ("tost.data.fasta_tasks", "load_fasta"),
+    "peptides": ("tost.data.fasta_tasks", "load_peptides"),
     "sktime": ("tost.data.series", "load_shipped_series"),
     "series": ("tost.data.series", "load_series"),
 }

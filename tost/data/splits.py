@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,26 @@ def set_apart(whole: Ragged, share: float) -> tuple[Ragged, Ragged]:
         raise ValueError(f"class {alone} has a single training sequence and cannot be split; leave the class out")
     kept, apart = split_stratified(whole.labels, share)
     return choose(whole, kept), choose(whole, apart)
+
+
+def split_by_content(contents: Sequence[bytes], labels: Any, shares: Sequence[float]) -> list[np.ndarray]:
+    """Indices of len(shares) + 1 parts: `shares` of the different contents of every class, and first what is left.
+
+    Equal contents stay together, so no part knows another's; a content decides by its hash, so that the split does not
+    depend on the order. labels: [n]; of equal contents the first counts. Raises ValueError for a class too small.
+    """
+    hashes = [hashlib.sha256(content).digest() for content in contents]
+    first = dict(reversed(list(zip(hashes, np.asarray(labels).tolist()))))
+    part_of: dict[bytes, int] = {}
+    for label in sorted(set(first.values())):
+        members = sorted(code for code in first if first[code] == label)
+        counts = [max(1, round(share * len(members))) for share in shares]
+        if sum(counts) >= len(members):
+            raise ValueError(f"class {label} has {len(members)} different sequences, too few to split")
+        parts = np.repeat(np.arange(len(shares) + 1), [len(members) - sum(counts), *counts])
+        part_of |= dict(zip(members, parts.tolist()))
+    places = np.array([part_of[code] for code in hashes])
+    return [np.flatnonzero(places == part) for part in range(len(shares) + 1)]
 
 
 def at_most(whole: Ragged, count: int | None, seed: int = 0) -> Ragged:
