@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tost import models, nn, ops, rates
-    from tost.models import ToST, create_model, list_models
+    from tost.models import Streaming, ToST, ToSTSequence, create_model, list_models
     from tost.nn import TSSA, Block, CausalTSSA, ClassAttention, TSSA2d
     from tost.ops import TSSAState, TSSAStats, causal_tssa, tssa
 
@@ -30,6 +30,8 @@ _HOME = {
     "Block": "tost.nn",
     "ClassAttention": "tost.nn",
     "ToST": "tost.models",
+    "ToSTSequence": "tost.models",
+    "Streaming": "tost.models",
     "create_model": "tost.models",
     "list_models": "tost.models",
 }
@@ -40,10 +42,12 @@ __all__ = [
     "Block",
     "CausalTSSA",
     "ClassAttention",
+    "Streaming",
     "TSSA2d",
     "TSSAState",
     "TSSAStats",
     "ToST",
+    "ToSTSequence",
     "causal_tssa",
     "create_model",
     "list_models",
