@@ -140,9 +140,19 @@ def test_none_is_the_two_projections():
 def test_packed_sequences_in_a_block(name):
     block = scramble(Block(C, H, name).double())
     x, bounds = tokens()[:1], torch.tensor([0, 4, N])
-    if name in ("tssa", "none"):
+    if getattr(block.mixer, "packs", False):
         alone = torch.cat([block(x[:, :4]), block(x[:, 4:])], 1)
         assert_close(block(x, cu_seqlens=bounds), alone, rtol=1e-12, atol=1e-12)
+        mask = torch.arange(N)[None] != 5
+        kept = torch.cat([block(x[:, :4]), block(x[:, 4:], mask=mask[:, 4:])], 1)
+        assert_close(block(x, mask, torch.tensor([0, 4, 4, N]))[mask], kept[mask], rtol=1e-11, atol=1e-11)
     else:
         with pytest.raises(ValueError, match=f"mixer '{name}' does not take packed sequences"):
             block(x, cu_seqlens=bounds)
+
+
+@pytest.mark.parametrize("name", ["softmax", "xca", "linear"])
+def test_bounds_that_do_not_fit_are_refused(name):
+    for x, bounds in ((tokens()[:1], [0, 4]), (tokens()[:1], [0, 12, N]), (tokens()[:2], [0, N])):
+        with pytest.raises(ValueError, match="expects cu_seqlens to rise from 0 to N"):
+            Block(C, H, name).double()(x, cu_seqlens=torch.tensor(bounds))

@@ -50,7 +50,7 @@ def test_it_learns_and_evaluate_says_the_same(finished):
 
 
 @pytest.mark.parametrize("name", ["pair", "tokens"])
-@pytest.mark.parametrize("mixer", ["tssa", "softmax"])
+@pytest.mark.parametrize("mixer", ["tssa", "cbsa"])
 def test_pairs_and_tokens(tmp_path, name, mixer):
     settings = {**TINY, "data.name": name, "model.mixer": mixer, "run.folder": str(tmp_path), "run.batch_size": 8}
     run = train("lra-text", **settings)

@@ -20,7 +20,10 @@ class QKVMixer(nn.Module):
     """What the query-key-value baselines share: in_proj to q, k, v of [B, N, H, D], `mix`, out_proj.
 
     x: [B, N, C] -> [B, N, C].  mask: [B, N] bool, True = a real token; no other token changes a real token's output.
+    cu_seqlens: [S + 1], boundaries of sequences packed along N (then B = 1); `mix` sees one after the other.
     """
+
+    packs = True
 
     def __init__(
         self, dim: int, num_heads: int = 8, bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0
@@ -33,11 +36,24 @@ class QKVMixer(nn.Module):
         self.out_proj = Linear(dim, dim, bias=bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         check_tokens(type(self).__name__, x, self.dim)
         check_mask(type(self).__name__, mask, x)
         q, k, v = self.in_proj(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(2)
-        return self.proj_drop(self.out_proj(self.mix(q, k, v, mask).flatten(-2)))
+        y = self.mix(q, k, v, mask) if cu_seqlens is None else self._packed(q, k, v, mask, cu_seqlens)
+        return self.proj_drop(self.out_proj(y.flatten(-2)))
+
+    def _packed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cu_seqlens: Tensor) -> Tensor:
+        """`mix` of each sequence by itself."""
+        lengths = cu_seqlens.diff().tolist()
+        if len(q) != 1 or sum(lengths) != q.shape[1] or min(lengths, default=0) < 0:
+            raise ValueError(
+                f"{type(self).__name__} expects cu_seqlens to rise from 0 to N = {q.shape[1]} with B = 1, got "
+                f"{cu_seqlens.tolist()[:5]}, ... with B = {len(q)}"
+            )
+        masks = [None] * len(lengths) if mask is None else mask.split(lengths, 1)
+        parts = zip(*(t.split(lengths, 1) for t in (q, k, v)), masks)
+        return torch.cat([self.mix(*part) for part in parts if part[0].shape[1]] or [q], 1)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """q, k, v: [B, N, H, D] -> [B, N, H, D]."""
