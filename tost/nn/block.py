@@ -21,7 +21,8 @@ class Block(nn.Module):
         x = x + gamma1 * mixer(LN(x))      x = x + gamma2 * MLP(LN(x))
 
     x: [B, N, C] -> [B, N, C].  mask: [B, N] bool, True = a real token.  cu_seqlens: packed sequences, where the mixer
-    takes them (tssa, softmax, xca, linear, none).  mixer: a name in MIXERS.  layer_scale_init: the initial gammas, None leaves them out.
+    takes them (not cbsa and the variants of tssa).  mixer: a name in MIXERS.
+    layer_scale_init: the initial gammas, None leaves them out.
     feed_forward: "mlp", or "ista", the step that the theory derives: x = Ista(LN(x)), without gamma2.
     norm_first: False puts the norms after the sums, x = LN(x + gamma1 * mixer(x)), as the first transformers had it.
     Raises ValueError for an unknown mixer or feed_forward, sizes that don't divide, or cu_seqlens that the mixer can't
