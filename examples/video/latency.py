@@ -30,31 +30,21 @@ class Latencies:
     def by_minute(self, fps: float) -> list[dict[str, float]]:
         """Median and 99th percentile of each whole minute of the stream, at `fps` frames a second."""
         size = max(1, round(60 * fps))
+        parts = [slice(start, start + size) for start in range(0, len(self.wall) - size + 1, size)]
         return [
-            {
-                "minute": minute + 1,
-                "median_ms": float(np.median(self.wall[minute * size : (minute + 1) * size])),
-                "p99_ms": float(np.percentile(self.wall[minute * size : (minute + 1) * size], 99)),
-                "cpu_median_ms": float(np.median(self.cpu[minute * size : (minute + 1) * size])),
-            }
-            for minute in range(len(self.wall) // size)
+            {"minute": minute, **figures(self.wall[part]), **figures(self.cpu[part], "cpu_")}
+            for minute, part in enumerate(parts, 1)
         ]
 
     def facts(self, fps: float) -> dict[str, Any]:
         """The whole stream in figures; of two minutes and more, also the last minute over the first."""
-        found: dict[str, Any] = {
-            "frames": len(self.wall),
-            "median_ms": float(np.median(self.wall)),
-            "p99_ms": float(np.percentile(self.wall, 99)),
-            "cpu_median_ms": float(np.median(self.cpu)),
-        }
+        found: dict[str, Any] = {"frames": len(self.wall), **figures(self.wall), **figures(self.cpu, "cpu_")}
         minutes = self.by_minute(fps)
         if len(minutes) > 1:
             first, last = minutes[0], minutes[-1]
             found["minutes"] = len(minutes)
             found["first_minute"], found["last_minute"] = first, last
-            for key in ("median_ms", "p99_ms", "cpu_median_ms"):
-                found[f"last_over_first_{key}"] = last[key] / first[key]
+            found["last_over_first"] = {key: last[key] / first[key] for key in first if key != "minute"}
         if self.memory and self.memory[0][1]:
             found["memory_mb"] = {"first": self.memory[0][1], "last": self.memory[-1][1]}
         return found
@@ -66,6 +56,11 @@ class Latencies:
             for i, (w, c) in enumerate(zip(self.wall, self.cpu))
         )
         save_csv(rows, path)
+
+
+def figures(times: Sequence[float], kind: str = "") -> dict[str, float]:
+    """Median and 99th percentile of milliseconds."""
+    return {f"{kind}median_ms": float(np.median(times)), f"{kind}p99_ms": float(np.percentile(times, 99))}
 
 
 def latency_figure(stream: Latencies, fps: float, rivals: Mapping[str, Sequence[float]]) -> Drawing:
@@ -102,26 +97,41 @@ def _by_frame(panel: Any, wall: np.ndarray, rivals: Mapping[str, Sequence[float]
         panel.plot(range(1, len(values) + 1), values, color=colour)
         panel.plot(len(values), values[-1], "x", color=colour, mew=1.8)
         labels.append((len(values), values[-1], name, colour))
-    right = max(2, len(wall), *(len(values) for values in rivals.values())) if rivals else max(2, len(wall))
-    for x, y, name, colour in labels:
-        late = x >= right * 0.3
-        place: dict[str, Any] = {"xytext": (0, -16 if name == "ToST" else 8) if late else (8, -3)}
-        place["ha"] = "right" if late else "left"
-        panel.annotate(name, (x, y), **place, textcoords="offset points", color=colour, weight="bold", fontsize=8.5)
+    right = max([2, len(wall), *map(len, rivals.values())])
+    _label(panel, labels, right)
     panel.set(xscale="log", yscale="log", xlim=(1, right * 1.2), xlabel="frame of the stream", ylabel="ms")
+    panel.set_ylim(bottom=0.5 * min(middle))
     panel.set_title("Latency of a frame")
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
+def _label(panel: Any, labels: Sequence[tuple[int, float, str, str]], right: int) -> None:
+    """Names at the ends of lines (x, y, name, colour), those near each other one above the other."""
+    placed: list[tuple[int, float]] = []  # where, and its height in points
+    for x, y, name, colour in sorted(labels, key=lambda label: label[1]):
+        late = x >= right * 0.3
+        own = 55 * float(np.log10(y)) + (-14 if late else -3)  # about 55 points are a factor of ten
+        height = max([own, *(h + 11 for other, h in placed if 1 / 4 < x / other < 4)])
+        placed.append((x, height))
+        offset = (0 if late else 8, height - own + (-14 if late else -3))
+        place: dict[str, Any] = {"xytext": offset, "ha": "right" if late else "left", "textcoords": "offset points"}
+        panel.annotate(name, (x, y), **place, color=colour, weight="bold", fontsize=8.5)
+
+
 def _by_minute(panel: Any, minutes: Sequence[Mapping[str, float]], theme: Theme) -> None:
-    """Linear, from zero: median and 99th percentile of every minute."""
-    for key, name, colour in (("p99_ms", "99th percentile", theme.series[4]), ("median_ms", "median", theme.series[0]),
-                              ("cpu_median_ms", "median of the processor's time", theme.series[2])):  # fmt: skip
-        panel.plot([row["minute"] for row in minutes], [row[key] for row in minutes], color=colour, label=name)
-    panel.set_ylim(0, 1.45 * max(row["p99_ms"] for row in minutes))
+    """Linear, from zero: median and 99th percentile of every minute, by the clock and of the processor's time."""
+    for key, name, colour, line in (
+        ("p99_ms", "99th percentile", theme.series[4], "-"),
+        ("median_ms", "median", theme.series[0], "-"),
+        ("cpu_p99_ms", "99th percentile, processor time", theme.series[4], ":"),
+        ("cpu_median_ms", "median, processor time", theme.series[0], ":"),
+    ):
+        panel.plot([row["minute"] for row in minutes], [row[key] for row in minutes], line, color=colour, label=name)
+    panel.set_ylim(0, 1.6 * max(row["p99_ms"] for row in minutes))
+    panel.xaxis.get_major_locator().set_params(integer=True)
     panel.set_title("ToST, minute by minute")
-    panel.set_xlabel("minute of the stream"), panel.set_ylabel("ms a frame")
+    panel.set(xlabel="minute of the stream", ylabel="ms a frame")
     panel.legend(loc="upper left", fontsize=8)
 
 

@@ -51,13 +51,14 @@ def report(out: Path, summary: Mapping[str, Any], run: Run, found: Sequence[Comp
     """The lines that the command ends with."""
     lines = [
         f"{summary['frames']:,} frames, {summary['scene_cuts']} scene cuts: median {summary['median_ms']:.1f} ms a "
-        f"frame, 99 percent under {summary['p99_ms']:.1f} ms, state {run.state_bytes / 1000:.1f} kB"
+        f"frame, 99 percent under {summary['p99_ms']:.1f} ms (of processor time {summary['cpu_median_ms']:.1f} and "
+        f"{summary['cpu_p99_ms']:.1f} ms), state {run.state_bytes / 1000:.1f} kB"
     ]
     if "minutes" in summary:
+        grown = summary["last_over_first"]
         lines.append(
-            f"minute {summary['minutes']} over minute 1: median {summary['last_over_first_median_ms']:.2f}, "
-            f"p99 {summary['last_over_first_p99_ms']:.2f}, "
-            f"processor time {summary['last_over_first_cpu_median_ms']:.2f}"
+            f"minute {summary['minutes']} over minute 1: median {grown['median_ms']:.2f}, p99 {grown['p99_ms']:.2f}; "
+            f"of processor time {grown['cpu_median_ms']:.2f} and {grown['cpu_p99_ms']:.2f}"
         )
     if found:
         lines += table(found, run.state_bytes)
