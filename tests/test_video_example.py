@@ -18,6 +18,7 @@ av = pytest.importorskip("av")
 from examples.video.__main__ import main  # noqa: E402
 from examples.video.clip import CutFinder, facts, pictures  # noqa: E402
 from examples.video.encoder import grid_for, load_model, rival_named, step, streaming  # noqa: E402
+from examples.video.film import Moment, Painter  # noqa: E402
 from examples.video.rivals import CachedSoftmax, FullCacheError, Recomputed  # noqa: E402
 from examples.video.statistics import FrameStatistics, TokenStatistics, frame_tssa  # noqa: E402
 from tost.data.images import normalise  # noqa: E402
@@ -217,6 +218,23 @@ def test_other_sizes_are_scaled_and_told(tmp_path):
     assert "80 x 120 pixels, not 160 x 90" in told[0]
 
 
+def test_a_phones_turn_is_undone(tmp_path):
+    """The track's matrix says: turn by a quarter clockwise to show it."""
+    picture = np.zeros((90, 160, 3), np.uint8)
+    picture[:, :80] = 220  # bright on the left, so on the top when shown
+    path = write(tmp_path / "upright.mp4", [picture] * 5)
+    one, minus = (0x10000).to_bytes(4, "big"), (0xFFFF0000).to_bytes(4, "big")
+    nothing, last = bytes(4), (0x40000000).to_bytes(4, "big")
+    identity = one + 3 * nothing + one + 3 * nothing + last
+    quarter = nothing + one + nothing + minus + 4 * nothing + last
+    head, track = (part for part in path.read_bytes().split(b"tkhd", 1))
+    (tmp_path / "turned.mp4").write_bytes(head + b"tkhd" + track.replace(identity, quarter, 1))
+    told = facts(tmp_path / "turned.mp4")
+    assert (told.width, told.height) == (90, 160)
+    shown = next(iter(pictures(tmp_path / "turned.mp4", 0, (32, 18)))).small
+    assert shown.shape == (32, 18, 3) and shown[:14].min() > 180 and shown[18:].max() < 40
+
+
 def only_sound(path):
     with av.open(str(path), "w") as file:
         stream = file.add_stream("aac", rate=44100)
@@ -295,6 +313,20 @@ def test_a_tiny_gif(tmp_path):
     gif = Path(skimage.__file__).parent / "data" / "no_time_for_that_tiny.gif"
     assert main([str(gif), "--tokens", "60", "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "summary.json").read_text())["frames"] == 9
+
+
+@pytest.mark.parametrize("heads", [1, 4, 16, 20])
+@pytest.mark.parametrize("aspect", [0.1, 16 / 9, 12.0])
+def test_any_shape_is_painted(heads, aspect):
+    painter = Painter("title", "clip", (3, 4), aspect, heads)
+    boxes = [painter.main, *painter.maps]
+    assert len(boxes) == 1 + min(heads, 16)
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        assert 0 <= left < right <= 1280 and 0 <= top < bottom <= 720
+        assert all(right <= b[0] or b[2] <= left or bottom <= b[1] or b[3] <= top for b in boxes[:i])
+    share = torch.full((12, heads), 1 / heads)  # nothing leads
+    one = painter.paint(np.zeros((*painter.size, 3), np.uint8), share, Moment(61.0, 1, [5.0], [1], 1000))
+    assert one.shape == (720, 1280, 3) and one.dtype == np.uint8
 
 
 def test_interrupted_the_film_is_whole(tmp_path):

@@ -24,6 +24,8 @@ MAIN = (24, 62, 944, 580)  # left, top, right, bottom of the painted frame
 HEADS = (968, 62, 1256, 696)  # of the heads' maps
 TRACE = (204, 610, 944, 690)  # of the latencies
 SHOWN = 148  # latencies in the trace
+MOST_MAPS = 16
+ONE_LINE, TWO_LINES = 22, 38  # pixels of a map's title
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Painter:
         self.draw = require("PIL.ImageDraw", extra="video")
         self.image = require("PIL.Image", extra="video")
         self.ground = self.image.new("RGB", (WIDTH, HEIGHT), DARK.ground)
-        self.main = fitted(MAIN, aspect)
-        self.maps = [fitted(cell, aspect, top=22) for cell in cells(heads)]
+        self.main = fitted(MAIN, aspect, centred=True)
+        self.maps = map_boxes(min(heads, MOST_MAPS), aspect)
         self.tints = np.array([rgb(head_colour(DARK, head)) * 255 for head in range(heads)], np.float32)
         pen = self.draw.Draw(self.ground)
         pen.text((24, 19), title, fill=DARK.text, font=font(20, bold=True))
@@ -120,8 +122,10 @@ class Painter:
         coloured = np.where(level < 0.6, level / 0.6 * tint, tint + (level - 0.6) / 0.4 * (255 - tint))
         canvas.paste(self.image.fromarray(coloured.astype(np.uint8)), box[:2])
         name, colour = f"head {head + 1}", head_colour(DARK, head)
-        pen.text((box[0], box[1] - 20), name, fill=colour, font=font(14, bold=True))
-        pen.text((box[2], box[1] - 19), span(low, high), fill=DARK.quiet, font=font(12), anchor="ra")
+        top, narrow = box[1] - title_height(box), title_height(box) > ONE_LINE
+        pen.text((box[0], top + 2), name, fill=colour, font=font(14, bold=True))
+        place = (box[0], top + 19) if narrow else (box[2], top + 3)
+        pen.text(place, span(low, high), fill=DARK.quiet, font=font(12), anchor="la" if narrow else "ra")
 
     def trace(self, pen: Any, moment: Moment) -> None:
         """The latencies of the last frames as bars, the last one in figures."""
@@ -151,27 +155,37 @@ class Painter:
             )
 
 
-def cells(heads: int) -> list[tuple[int, int, int, int]]:
-    """Boxes of the heads' maps in HEADS, in columns of four at most; of more than 16 heads the first 16."""
-    heads = min(heads, 16)
-    columns = -(-heads // 4)
-    rows = -(-heads // columns)
+def map_boxes(heads: int, aspect: float) -> list[tuple[int, int, int, int]]:
+    """Boxes of the heads' maps in HEADS, in as many columns as make them largest; above each is room for its title."""
     left, top, right, bottom = HEADS
-    wide, high = (right - left + 12) // columns, (bottom - top + 10) // rows
-    return [
-        (left + head // rows * wide, top + head % rows * high, left + (head // rows + 1) * wide - 12,
-         top + (head % rows + 1) * high - 10)
-        for head in range(heads)
-    ]  # fmt: skip
+    best: list[tuple[int, int, int, int]] = []
+    for columns in range(1, heads + 1):
+        rows = -(-heads // columns)
+        wide, high = (right - left + 14) // columns, (bottom - top + 10) // rows
+        boxes = []
+        for head in range(heads):
+            x, y = left + head // rows * wide, top + head % rows * high
+            box = fitted((x, y + ONE_LINE, x + wide - 14, y + high - 10), aspect)
+            if title_height(box) > ONE_LINE:
+                box = fitted((x, y + TWO_LINES, x + wide - 14, y + high - 10), aspect)
+            boxes.append(box)
+        if not best or boxes[0][2] - boxes[0][0] > best[0][2] - best[0][0]:
+            best = boxes
+    return best
 
 
-def fitted(box: tuple[int, int, int, int], aspect: float, top: int = 0) -> tuple[int, int, int, int]:
-    """The largest box of width / height = aspect within `box` less `top` pixels at its top, centred."""
-    left, upper, right, bottom = box[0], box[1] + top, box[2], box[3]
-    width = min(right - left, (bottom - upper) * aspect)
-    height = width / aspect
-    x, y = left + (right - left - width) / 2, upper + (0 if top else (bottom - upper - height) / 2)
-    return round(x), round(y), round(x + max(width, 2)), round(y + max(height, 2))
+def title_height(box: tuple[int, int, int, int]) -> int:
+    """Pixels above a map for its title: name and range side by side, or one under the other over a narrow map."""
+    return ONE_LINE if box[2] - box[0] >= 170 else TWO_LINES
+
+
+def fitted(box: tuple[int, int, int, int], aspect: float, centred: bool = False) -> tuple[int, int, int, int]:
+    """The largest box of width / height = aspect within `box`, at its top left or in its middle."""
+    left, top, right, bottom = box
+    width = max(2.0, min(right - left, (bottom - top) * aspect))
+    height = max(2.0, width / aspect)
+    x, y = ((right - left - width) / 2, (bottom - top - height) / 2) if centred else (0.0, 0.0)
+    return round(left + x), round(top + y), round(left + x + width), round(top + y + height)
 
 
 _fonts: dict[tuple[int, bool], Any] = {}
