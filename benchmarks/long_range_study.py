@@ -32,6 +32,7 @@ def run(
     mixers: Sequence[str] = tuple(MIXERS),
     seeds: Sequence[int] = (0, 1),
     variant: str | None = "quick",
+    max_length: int | None = None,
     paths: dict[str, Path] | None = None,
     folder: Path = Path("runs/long-range-study"),
     workers: int = os.cpu_count() or 1,
@@ -43,6 +44,7 @@ def run(
         mixers: of MIXERS
         seeds: of weights and order; the data are the same
         variant: quick or shared, none for the recipes as they are
+        max_length: shorter sequences than the recipe's, so that quadratic attention can be trained too
         paths: where the data of a recipe are, '{"lra-text": "aclImdb"}'; a task that needs one and has none is left out
         folder: where runs are kept, one folder for each task
         workers: processes
@@ -51,7 +53,7 @@ def run(
     tasks = [task for task in tasks if not needs_path(task) or task in known]
     jobs = [(task, mixer, seed) for seed in seeds for mixer in mixers for task in tasks]
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(jobs), unit="run") as bar:
-        for job in [pool.submit(train, *job, variant, known.get(job[0]), folder) for job in jobs]:
+        for job in [pool.submit(train, *job, variant, max_length, known.get(job[0]), folder) for job in jobs]:
             bar.set_postfix_str(job.result())
             bar.update()
 
@@ -61,10 +63,12 @@ def needs_path(task: str) -> bool:
     return load_recipe(task.partition(":")[0]).data.source in ("imdb", "aan", "cifar-grey", "fasta", "series")
 
 
-def train(task: str, mixer: str, seed: int, variant: str | None, path: Path | None, folder: Path) -> str:
+def train(
+    task: str, mixer: str, seed: int, variant: str | None, max_length: int | None, path: Path | None, folder: Path
+) -> str:
     """One run, in a process of its own; a finished one is left as it is."""
     recipe, _, name = task.partition(":")
-    where = folder / "-".join(part for part in (recipe, name, variant) if part)
+    where = folder / "-".join(part for part in (recipe, name, variant, max_length and str(max_length)) if part)
     run = where / f"{mixer}-{seed}"
     if (run / "summary.json").exists():
         return str(run)
@@ -72,6 +76,7 @@ def train(task: str, mixer: str, seed: int, variant: str | None, path: Path | No
     settings = {"run.folder": where, "run.name": run.name, "run.seed": seed, "model.mixer": mixer}
     settings |= {"data.name": name} if name else {}
     settings |= {"data.path": path} if path else {}
+    settings |= {"data.max_length": max_length} if max_length else {}
     command = [sys.executable, "-m", "tost", "train", recipe, *([f"--{variant}"] if variant else [])]
     command += [f"--{key}={value}" for key, value in settings.items()]
     with open(where / f"{run.name}.log", "w", encoding="utf-8") as log:
