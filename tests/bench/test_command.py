@@ -39,7 +39,7 @@ def tiny(monkeypatch, no_compiler, no_child):
         "tost_tiny_12_p16", 1, 32, SIZE, 24, (16, 32), 2, 9.0, 9.0))  # fmt: skip
     monkeypatch.setattr(decode, "make_plan", lambda *_: decode.Plan("tiny", SIZE, (24, 48), 2, 9.0))
     monkeypatch.setattr(sequences, "make_plan", lambda *_: sequences.Plan((40, 80), (40,), (1, 30, 70), 9.0))
-    monkeypatch.setattr(drift, "make_plan", lambda *_: drift.Plan(5000, (64, 256)))
+    monkeypatch.setattr(drift, "make_plan", lambda *_: drift.Plan(5000, (64, 256), drift.streams.QUICK, 2, 2, 2, 300))
     monkeypatch.setattr(train, "make_plan", lambda *_: train.Plan("tiny", SIZE, 24, "tost_tiny_12_p16", 2, 32, 2, 9.0))
 
 
@@ -63,8 +63,9 @@ EXPECTED = {  # words of the report, and what its tables hold
                {"vision", "language", "shares", "block"}),
     "decode": (["**decoding** (tiny: 2 layers", "GPT-2, cache allocated beforehand", "**the operator's step**"],
                {"decode", "operator"}),
-    "drift": (["| a plain float32 state, one token at a time |", "| cpu, one call |", "| forgetting, half-life"],
-              {"drift", "dilution"}),
+    "drift": (["| a plain float32 state, one token at a time |", "| cpu, one call |", "| forgetting, half-life",
+               "every 64 tokens or so: nats a token above", "|  | to 64 | to 256 | to 300 |", "| no mixing between"],
+              {"drift", "dilution", "streams"}),
     "sequences": (["**one sequence, forward+backward**", "At 80 tokens fused softmax attention takes",
                    "1, 30, 70 tokens", "| packed, padding-free (cu_seqlens) | 101 |",
                    "| padded to the longest | 210 |"],

@@ -1,4 +1,4 @@
-"""Very long streams: do the running sums stay exact, and do the memberships still tell the heads apart?"""
+"""Very long streams: do the sums stay exact, do memberships tell the heads apart, do models still read them?"""
 
 # N tokens, H heads, D features per head
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tost.bench import streams
 from tost.bench.gate import Check
 from tost.bench.presence import absentees
 from tost.bench.result import Result
@@ -19,6 +20,7 @@ from tost.bench.tables import markdown, number, pivot, tokens, unique
 from tost.ops import causal_membership, causal_tssa
 
 LIMIT = 1e-5  # of the largest relative error of a sum, as the operator's contract has it
+BELOW = 0.02  # nats by which the last stretch of a stream may happen to be easier than expected
 H, D = 2, 2
 CHUNK, LAST = 4096, 1000
 FEEDS = {"call": "one call", "chunks": f"calls of {CHUNK:,}", "tokens": f"the last {LAST:,} one at a time"}
@@ -33,21 +35,38 @@ KEPT = {
 
 
 class Plan(NamedTuple):
-    """Tokens of the sums, and lengths at which the memberships are looked at."""
+    """Tokens of the sums, lengths at which memberships are looked at, and the models that read long streams."""
 
     N: int
     lengths: tuple[int, ...]
+    kept: tuple[str, ...]
+    steps: int  # of training
+    seeds: int
+    rows: int  # streams that are read, of so many tokens
+    read: int
 
 
 def make_plan(quick: bool) -> Plan:
     """The sizes of a run."""
-    return Plan(10**6, (2**8, 2**12, 2**16)) if quick else Plan(10**7, (2**8, 2**11, 2**14, 2**17, 2**20))
+    if quick:
+        return Plan(10**6, (2**8, 2**12, 2**16), streams.QUICK, 120, 1, 4, 2**16)
+    return Plan(10**7, (2**8, 2**11, 2**14, 2**17, 2**20), tuple(streams.KEPT), 300, 3, 8, 2**16)
+
+
+def measure(result: Result) -> None:
+    """The sums in every precision of the input; the memberships; what models make of long streams."""
+    s, plan = result.settings, make_plan(result.settings.quick)
+    exactness(result, plan)
+    result.add("dilution", dilution(plan.lengths, s.device))
+    result.add("streams", streams.by_position(plan.kept, plan.steps, plan.seeds, plan.rows, plan.read, s.device))
+    rows = [row for row in result.of("streams") if row["end"] == plan.read]
+    result.check([Check("models below the least possible loss", max(r["floor"] - r["loss"] for r in rows), BELOW)])
 
 
 @torch.no_grad()
-def measure(result: Result) -> None:
-    """The sums in every precision of the input; then the memberships."""
-    s, plan = result.settings, make_plan(result.settings.quick)
+def exactness(result: Result, plan: Plan) -> None:
+    """Sums after plan.N tokens, by backend, way of feeding and precision, against float64."""
+    s = result.settings
     result.absent = {name: why for name, why in absentees(s).items() if name in BACKENDS}
     present = [name for name in BACKENDS if name not in result.absent]
     w = stream(plan.N).to(s.device)
@@ -61,7 +80,6 @@ def measure(result: Result) -> None:
             result.add("drift", [{"contestant": name, "feed": how, "dtype": dtype, "N": plan.N, "worst": worst}])
             if name != "plain":
                 result.check([Check(f"{name} {dtype}, {FEEDS[how]}: sums", worst, LIMIT)])
-    result.add("dilution", dilution(plan.lengths, s.device))
 
 
 def stream(N: int) -> Tensor:
@@ -91,6 +109,7 @@ def plain_sums(x: Tensor, temperature: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(part)[None].to(x.device) for part in sums)
 
 
+@torch.no_grad()
 def dilution(lengths: tuple[int, ...], device: str) -> Iterator[dict[str, Any]]:
     """The share that a token's own head takes, and the memberships' entropy, over the last quarter of N tokens.
 
@@ -136,4 +155,27 @@ def report(result: Result) -> list[str]:
         line = {r["N"]: r for r in found if r["kept"] == name}
         lines.append([label, *(f"{number(line[n]['own'])} ({number(line[n]['entropy'])})" for n in lengths)])
     head = "share of a token's own head among four (entropy of the memberships, 1 = uniform), by tokens seen"
-    return [*parts, f"{head}\n\n" + markdown(["", *map(tokens, lengths)], lines)]
+    return [*parts, f"{head}\n\n" + markdown(["", *map(tokens, lengths)], lines), *read_streams(result)]
+
+
+def read_streams(result: Result) -> list[str]:
+    """A table for each source: nats above the least possible loss, by position; the mean over seeds and their range."""
+    rows, parts = result.of("streams"), []
+    trained = f"after {make_plan(result.settings.quick).steps} steps on stretches of {streams.TRAINED} tokens"
+    for source, change in streams.SOURCES.items():
+        name = "whose regime changes every 64 tokens or so" if change else "of one regime"
+        lines = []
+        for kept in unique(r["kept"] for r in rows):
+            line: dict[str, list[float]] = {}
+            for r in result.of("streams", source=source, kept=kept):
+                line.setdefault(f"to {tokens(r['end'])}", []).append(r["loss"] - r["floor"])
+            lines.append([streams.KEPT[kept], *map(mean_and_range, line.values())])
+        head = f"a stream {name}: nats a token above the least possible loss, by position; {trained}"
+        parts.append(f"{head}\n\n" + markdown(["", *line], lines))
+    return parts
+
+
+def mean_and_range(values: list[float]) -> str:
+    """0.123 (0.12 to 0.126), without the range for one value."""
+    mean = f"{np.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
