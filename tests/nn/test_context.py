@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tost.nn import MIXERS, Block, CausalBlock, context_parallel
+from tost.nn import MIXERS, Block, CausalBlock, ClassAttention, TSSA2d, context_parallel
 from tost.nn.causal_mixers import CAUSAL_MIXERS
 from tost.nn.causal_mixture import CausalMixture, MixtureOptions
 from tost.nn.context import check_splits
@@ -124,6 +124,8 @@ def test_causal_mixers_that_split(name):
         nn.MultiheadAttention(C, H),
         nn.LSTM(C, C),
         nn.BatchNorm1d(C),
+        ClassAttention(C, H),
+        TSSA2d(C, H),
     ],
     ids=lambda part: type(part).__name__,
 )

@@ -29,17 +29,17 @@ ALONE = (NoMixing, CausalNone)  # no token sees another
 
 @contextmanager
 def context_parallel(model: nn.Module, group: Any = None) -> Iterator[Split]:
-    """Within it `model` takes this process's stretch of every sequence; stretches may differ in length and be empty.
+    """A `with` in which `model` takes one stretch of every sequence and the other processes of `group` take the others.
 
         with context_parallel(model, group) as split:
             loss = split.mean(token_loss(model(split.take(tokens)), split.take(targets)))
             loss.backward()
 
-    All processes of `group` (None: all) call the model with the same rows, token r of the group's first process before
-    those of the second; they all go through the same backward pass. The mixers tssa and none work, so TSSA, CausalTSSA,
-    Block, CausalBlock, ToST, ToSTSequence with every pooling, and ToSTForCausalLM up to its logits. Each layer sends
-    H (2D + 1) sums, whatever the length. Pooled vectors are whole in every process, positions go on from one to the
-    next. Dropout that is drawn once a sequence is shared, each token's own is not that of one process.
+    All processes of `group` (None: of all) have the same rows, the first rank their first tokens and so on, and all go
+    through the same backward pass. Stretches may differ in length and be empty. The mixers tssa and none work, so
+    TSSA, CausalTSSA, Block, CausalBlock, ToST, ToSTSequence with every pooling, and ToSTForCausalLM up to its logits.
+    Each layer sends H (2D + 1) sums, whatever the length. Pooled vectors are whole in every process, positions go on
+    from one to the next. Dropout that is drawn once a sequence is shared; that of single tokens is each process's own.
     Average the parameters' gradients over the processes, as DDP and FSDP do.
     Raises ValueError for a model with other mixers of tokens, and without a process group.
     """

@@ -91,8 +91,8 @@ def context_causal_tssa(
     """`causal_tssa` of a sequence that is split over the processes of `group` (None: all); all arguments are local.
 
     Every process needs the state before its first token: the sums of those before it, an exclusive scan. Memberships
-    hang on the energy, so that is scanned first, H D sums and a count a sequence; then mass and moment, H (D + 1). The
-    operator runs twice. Gradients of w are whole, those of the parameters this process's part, as in `context_tssa`.
+    hang on the energy, so that is scanned first, H D sums a sequence and a count; then mass and moment, H (D + 1). The
+    operator runs twice, with decay once more. Gradients of w are whole, those of the parameters this process's part.
     clamp_positions: tokens beyond the table take its last bias.
     With `return_state` also the state after this process's last token; the last process has the sequence's.
     Raises ValueError, in every process, if the sequence is longer than the table of position_bias.
@@ -100,15 +100,20 @@ def context_causal_tssa(
     checks.check_call("context_causal_tssa", w, temperature, mask, None)
     checks.check_causal(w, position_bias, decay, None, None)
     B, N, H, D = w.shape
-    rank, real = dist.get_rank(group), w.new_ones(B, N, dtype=torch.bool) if mask is None else mask
-    energy = _energy(zero_masked(w, mask), decay, real)
-    parts = gathered(torch.cat([energy.flatten(1), real.sum(1, dtype=energy.dtype)[:, None]], 1), group)
+    rank = dist.get_rank(group)
+    alone: dict[str, Any] = {"decay": decay, "mask": mask, "backend": backend}
+    if decay is None:
+        energy = zero_masked(w, mask).square().sum(1, dtype=torch.float64)
+    else:  # the operator's memory is less than that of squares times their powers of the decay
+        energy = causal_tssa(w, temperature, return_state=True, **alone)[1].energy
+    real = energy.new_full((B,), N) if mask is None else mask.sum(1, dtype=energy.dtype)
+    parts = gathered(torch.cat([energy.flatten(1), real[:, None]], 1), group)
     counts = parts[..., -1].detach().long()  # [R, B]
     kept = _kept(counts, decay, rank, H)
     energy = torch.einsum("rbhd,rbh->bhd", parts[..., :-1].unflatten(-1, (H, D)), kept)
     before = counts[:rank].sum(0)
     bias, length = _positions(position_bias, clamp_positions, before, counts, N)
-    options: dict[str, Any] = {"position_bias": bias, "decay": decay, "mask": mask, "backend": backend}
+    options: dict[str, Any] = {"position_bias": bias, **alone}
     start = TSSAState.zeros(B, H, D, device=w.device)._replace(energy=energy, length=length)
     _, local = causal_tssa(w, temperature, state=start, return_state=True, **options)
     parts = gathered(torch.cat([local.moment, local.mass[..., None]], -1), group)
@@ -116,15 +121,6 @@ def context_causal_tssa(
     start = start._replace(moment=sums[..., :-1].contiguous(), mass=sums[..., -1].contiguous())
     y, end = causal_tssa(w, temperature, state=start, return_state=True, **options)
     return (y, end._replace(length=before + counts[rank])) if return_state else y
-
-
-def _energy(x: Tensor, decay: Tensor | None, real: Tensor) -> Tensor:
-    """[B, H, D] float64, the sum of squares at the end of this stretch, each decayed by the real tokens after it."""
-    p = x.square()
-    if decay is None:
-        return p.sum(1, dtype=torch.float64)
-    after = real.sum(1, keepdim=True) - real.cumsum(1)
-    return torch.einsum("bnh,bnhd->bhd", decay.double() ** after[..., None], p.double())
 
 
 def _kept(counts: Tensor, decay: Tensor | None, rank: int, H: int) -> Tensor:
