@@ -143,6 +143,8 @@ def table(model: str = "7b", gpus: tuple[int, ...] = GPUS, lengths: tuple[int, .
     """
     if model not in MODELS:
         raise SystemExit(f"unknown model {model!r}; choose one of {', '.join(MODELS)}")
+    if not gpus or not lengths or min(*gpus, *lengths) < 1:
+        raise SystemExit(f"expected GPUs and tokens from 1, got {gpus} and {lengths}")
     print(plans(MODELS[model], H100, gpus, lengths), strong(MODELS[model], H100, lengths[0]), sep="\n\n")
 
 
@@ -160,6 +162,8 @@ def plans(model: Model, cluster: Cluster, gpus: tuple[int, ...], lengths: tuple[
                     number(ours.sent / 1e9), number(theirs.seconds), number(theirs.sent / 1e9),
                     times(theirs.seconds / ours.seconds),
                 ])  # fmt: skip
+    if not lines:
+        raise SystemExit("no sequence of these lengths fits into these GPUs' memory; take more GPUs, or shorter ones")
     head = ["tokens", "GPUs", "data x context (shards)", "GB", "tokens/s", "step, s", "waits for sums", "for weights"]
     return markdown([*head, "GB sent", "softmax: step, s", "GB sent", "step ratio"], lines)
 

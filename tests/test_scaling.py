@@ -93,6 +93,13 @@ def test_an_unknown_model():
         scaling.table("8b")
 
 
+def test_plans_that_do_not_exist():
+    with pytest.raises(SystemExit, match="take more GPUs"):
+        scaling.table("70b", gpus=(8,))
+    with pytest.raises(SystemExit, match="from 1"):
+        scaling.table(gpus=(0,))
+
+
 def test_latency_and_bandwidth_are_found_again():
     sent = np.array([1e3, 1e4, 1e5, 1e6])
     latency, per_byte = gloo.fit(sent, 3e-5 + 2e-9 * sent)
