@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tost.app.stream import open_language
-from tost.generation.load import is_language
+from tost.generation.load import is_language, task_of
 from tost.shipped import run_or_shipped, shipped
 from tost.training import load_run
 from tost.training.runs import read_summary
@@ -48,7 +48,9 @@ def choose_runs(runs: Sequence[str]) -> tuple[str, str]:
     for run in map(str, map(run_or_shipped, runs)):
         if not Path(run).is_dir():
             raise ValueError(f"{run}: no such run; `tost train RECIPE` makes one, without a run the page shows its own")
-        kind = "language" if is_language(run) else "vision"
+        kind = "language" if is_language(run) else task_of(Path(run))
+        if kind not in SHIPPED:
+            raise ValueError(f"{run} is a run on sequences, and the page shows images and text; give another")
         if kind in found:
             raise ValueError(f"the page shows one {kind} run, got {found[kind]} and {run}; leave out one of them")
         found[kind] = run

@@ -102,7 +102,7 @@ def check_language(run: str | Path) -> None:
     elif (folder / CONFIG).is_file():
         if task_of(folder) != "language":
             raise ValueError(
-                f"{run} is a vision run; this needs a language model, such as `tost train lm-stdlib` makes"
+                f"{run} is a {task_of(folder)} run; this needs a language model, such as `tost train lm-stdlib` makes"
             )
         if read_summary(folder) is None:
             raise ValueError(f"{run} is not finished; the `tost train` command that started it goes on with it")

@@ -51,11 +51,13 @@ def usage() -> str:
 
 
 def known_variants() -> str:
-    """Which recipes have which variants."""
-    files = sorted(path.stem.rpartition(".") for path in (FOLDER / "variants").glob("*.yaml"))
-    return ", ".join(
-        f"--{switch} of {owner if owner in list_recipes() else owner + '-*'}" for owner, _, switch in files
-    )
+    """Which recipes have which variants: "--quick, --shared of lra-*"."""
+    owners: dict[str, list[str]] = {}
+    for path in sorted((FOLDER / "variants").glob("*.yaml")):
+        owner, _, switch = path.stem.rpartition(".")
+        if owner not in list_recipes():  # of a family; a recipe's own files come on top
+            owners.setdefault(f"{owner}-*", []).append(f"--{switch}")
+    return "; ".join(f"{', '.join(switches)} of {owner}" for owner, switches in owners.items())
 
 
 def chosen_variants(name: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
