@@ -19,7 +19,7 @@ def run(tmp_path_factory):
 
 
 def test_what_is_for_images_and_text_refuses_it(run):
-    with pytest.raises(ValueError, match="run on sequences, and analyze draws images and text; tost evaluate"):
+    with pytest.raises(ValueError, match="run on sequences, and analyze draws images and text; `tost evaluate` scores"):
         analyze(run)
     with pytest.raises(ValueError, match="is a run on sequences, and the page shows images and text"):
         choose_runs([str(run)])
