@@ -19,24 +19,28 @@ MORE = 5  # frames once the cache is full: these count
 
 @dataclass
 class Comparison:
-    """ms of a rival and of the stream, frame by frame, and what ended it."""
+    """ms of a rival and of the stream, frame by frame, by the clock and of processor time, and what ended it."""
 
     name: str
     rival: list[float] = field(default_factory=list)
     stream: list[float] = field(default_factory=list)
+    rival_cpu: list[float] = field(default_factory=list)
+    stream_cpu: list[float] = field(default_factory=list)
     nbytes: int = 0
     ended: str = "done"
 
     def facts(self) -> dict[str, Any]:
-        """The last MORE frames in figures: medians, and the median of the pairs' ratios."""
+        """The last MORE frames in figures: medians, and the medians of the pairs' ratios."""
         last = slice(-MORE, None)
         pairs = [a / b for a, b in zip(self.rival[last], self.stream[last])]
+        cpu_pairs = [a / max(b, 1e-6) for a, b in zip(self.rival_cpu[last], self.stream_cpu[last])]
         return {
             "name": self.name,
             "frames": len(self.rival),
             "ms": median(self.rival[last]),
             "tost_ms": median(self.stream[last]),
             "ratio": median(pairs),
+            "cpu_ratio": median(cpu_pairs),
             "cache_bytes": self.nbytes,
             "ended": self.ended,
         }
@@ -50,12 +54,14 @@ def compare(
     started = time.perf_counter()
     for number, picture in enumerate(pictures, 1):
         try:
-            times = [timed(encoder, picture)[0] for encoder in (rival, stream)]
+            (wall, cpu), (own_wall, own_cpu) = (timed(encoder, picture) for encoder in (rival, stream))
         except FullCacheError as full:
             found.ended = f"after {number - 1} frames {full}"
             break
-        found.rival.append(1e3 * times[0])
-        found.stream.append(1e3 * times[1])
+        found.rival.append(1e3 * wall)
+        found.rival_cpu.append(1e3 * cpu)
+        found.stream.append(1e3 * own_wall)
+        found.stream_cpu.append(1e3 * own_cpu)
         if wanted is not None and number >= wanted + MORE:
             break
         if time.perf_counter() - started > limit_s:

@@ -63,7 +63,7 @@ def load_model(name: str, mixer: str = "tssa", seed: int = 0) -> ToSTVision:
 
     Raises ValueError for other names.
     """
-    vision = [known for known in SHIPPED if (shipped(known) / "config.json").read_text().count('"patch_size"')]
+    vision = [known for known in SHIPPED if '"patch_size"' in (shipped(known) / "config.json").read_text()]
     torch.manual_seed(seed)
     if name in vision and mixer == "tssa":
         return ToSTVision.from_pretrained(shipped(name))

@@ -38,13 +38,15 @@ def summarise(what: Play, run: Run, found: Sequence[Comparison]) -> dict[str, An
     }
 
 
-def write(out: Path, summary: Mapping[str, Any], what: Play, run: Run, found: Sequence[Comparison]) -> None:
-    """summary.json, frames.csv, latency.png and latency.csv."""
+def write(out: Path, chosen: Mapping[str, Any], what: Play, run: Run, found: Sequence[Comparison]) -> dict[str, Any]:
+    """summary.json with what was chosen and measured, which is returned, frames.csv, latency.png and latency.csv."""
+    summary = {**chosen, **summarise(what, run, found)}
     with atomic_write(out / "summary.json", "w") as file:
         file.write(json.dumps(summary, indent=2) + "\n")
     run.latencies.save(out / "frames.csv")
     curves = {comparison.name: comparison.rival for comparison in found if comparison.rival}
     latency_figure(run.latencies, what.rate, curves).save(out / "latency.png")
+    return summary
 
 
 def report(out: Path, summary: Mapping[str, Any], run: Run, found: Sequence[Comparison]) -> str:
@@ -71,7 +73,9 @@ def report(out: Path, summary: Mapping[str, Any], run: Run, found: Sequence[Comp
 
 def table(found: Sequence[Comparison], state_bytes: int) -> list[str]:
     """A line for each rival: its last frames beside the stream's, taken in turns."""
-    lines = [f"{'':<18}{'frames':>8}{'ms a frame':>12}{'ToST':>8}{'ratio':>8}{'memory':>12}{'of state':>10}"]
+    lines = [
+        f"{'':<18}{'frames':>8}{'ms a frame':>12}{'ToST':>8}{'ratio':>8}{'of cpu':>9}{'memory':>12}{'of state':>10}"
+    ]
     for comparison in found:
         if not comparison.rival:
             lines.append(f"{comparison.name:<18}{comparison.ended}")
@@ -82,6 +86,6 @@ def table(found: Sequence[Comparison], state_bytes: int) -> list[str]:
         ended = "" if comparison.ended == "done" else f"  ({comparison.ended})"
         lines.append(
             f"{comparison.name:<18}{facts['frames']:>8}{facts['ms']:>12.1f}{facts['tost_ms']:>8.1f}"
-            f"{facts['ratio']:>7.1f}x{memory}{ended}"
+            f"{facts['ratio']:>7.1f}x{facts['cpu_ratio']:>8.1f}x{memory}{ended}"
         )
     return lines

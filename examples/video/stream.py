@@ -10,11 +10,11 @@ import torch
 from tqdm import tqdm
 
 from examples.video.clip import facts
-from examples.video.compare import compare
+from examples.video.compare import Comparison, compare
 from examples.video.encoder import grid_for, rival_named, streaming
 from examples.video.film import Painter
-from examples.video.play import Play, Player
-from examples.video.report import headline, report, summarise, write
+from examples.video.play import Play, Player, stoppable
+from examples.video.report import headline, report, write
 
 DESCRIPTION = """A transformer over video, frame by frame: it remembers token statistics, a few kB, for hours.
 
@@ -78,13 +78,16 @@ def stream(
         painter = Painter(title, clip.name, grid, told.aspect, encoder.model.config.num_heads)
     print(headline(what, encoder, model, grid))
     run = Player(what, encoder, painter, out / "overlay.mp4", index).play()
-    found = []
-    for kind in rivals if run.whole else []:
-        with tqdm(what.endless(), desc=kind.name, unit=" frames", leave=False, disable=None) as bar:
-            found.append(compare(kind, kind.build(model, memory * GIB), make(), (frame.small for frame in bar), limit))
     chosen = {"clip": clip.name, "model": model, "tokens": grid[0] * grid[1], "statistics": statistics}
-    summary = {**chosen, "half_life": half_life, **summarise(what, run, found)}
-    write(out, summary, what, run, found)
+    chosen["half_life"] = half_life
+    found: list[Comparison] = []
+    summary = write(out, chosen, what, run, found)
+    with stoppable(run):
+        for kind in rivals if run.whole else []:
+            with tqdm(what.endless(), desc=kind.name, unit=" frames", leave=False, disable=None) as bar:
+                pictures, contestant = (frame.small for frame in bar), kind.build(model, memory * GIB)
+                found.append(compare(kind, contestant, make(), pictures, limit))
+            summary = write(out, chosen, what, run, found)
     print(report(out, summary, run, found))
     return 0 if run.whole else 130
 
