@@ -79,7 +79,7 @@ def stream(
     print(headline(what, encoder, model, grid))
     run = Player(what, encoder, painter, out / "overlay.mp4", index).play()
     chosen = {"clip": clip.name, "model": model, "tokens": grid[0] * grid[1], "statistics": statistics}
-    chosen["half_life"] = half_life
+    chosen["half_life"] = f"{half_life:g} frames"
     found: list[Comparison] = []
     summary = write(out, chosen, what, run, found)
     with stoppable(run):
