@@ -2,6 +2,7 @@
 
 run        train what is missing, several at a time; a stopped run goes on from its checkpoint
 table      the table of what is there, and every run as long_range_study.csv beside this file
+first      how right one is on ListOps by its first token alone
 """
 
 from __future__ import annotations
@@ -135,5 +136,24 @@ def measured(run: Path) -> dict[str, Any]:
     }
 
 
+def first(samples: int = 20000, max_length: int | None = None) -> None:
+    """Accuracy of the most frequent value of each outermost operator: what no mixing between tokens can find out.
+
+    Args:
+        samples: training expressions
+        max_length: as run's
+    """
+    import numpy as np
+
+    from tost.data.sources import SequenceOptions, load_sequences
+
+    sets = load_sequences(SequenceOptions("listops", samples=samples, max_length=max_length))
+    operators, labels = (sets.train.values[sets.train.offsets[:-1]], sets.train.labels)
+    guess = {int(op): int(np.bincount(labels[operators == op]).argmax()) for op in np.unique(operators)}
+    asked = sets.test.values[sets.test.offsets[:-1]]
+    right = float(np.mean([guess[int(op)] == label for op, label in zip(asked, sets.test.labels)]))
+    print(f"{right:.1%} of {len(asked)} by the outermost operator alone")
+
+
 if __name__ == "__main__":
-    auto_cli([run, table])
+    auto_cli([run, table, first])
