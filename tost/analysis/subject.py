@@ -174,7 +174,7 @@ def open_baseline(run: str | Path, device: str | torch.device) -> VisionSubject:
 
     folder, model, recipe, place = _load(run, device)
     if not isinstance(recipe, Recipe):
-        raise ValueError(f"--baseline {run} is no vision run; give one")
+        raise ValueError(f"--baseline {run} is a language model; give a vision run")
     return VisionSubject(folder, model, recipe, {}, place)
 
 
@@ -190,9 +190,7 @@ def _load(run: str | Path, device: str | torch.device | None) -> tuple[Path, Any
     folder = run_or_shipped(run)
     model, recipe = load_run(folder)
     if recipe.task == "sequence":
-        raise ValueError(
-            f"{run} is a run on sequences, and analyze draws images and text; tost evaluate {run} scores it"
-        )
+        raise ValueError(f"{run} is a run on sequences, and analyze draws images and text; `tost evaluate` scores it")
     check_finite(model, folder)
     return folder, model.to(place), recipe, place
 
