@@ -5,11 +5,12 @@ from tost.models.official import from_official, to_official
 from tost.models.registry import create_model, list_models, model_config
 from tost.models.sequence import SequenceState, ToSTSequence
 from tost.models.sequence_config import SequenceConfig
-from tost.models.streaming import Streaming
+from tost.models.streaming import Reading, Streaming
 from tost.models.vision import ToSTVision
 from tost.models.vision_config import VisionConfig
 
 __all__ = [
+    "Reading",
     "SequenceConfig",
     "SequenceState",
     "Streaming",
