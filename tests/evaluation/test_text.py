@@ -212,7 +212,7 @@ def test_mistakes_are_told_in_one_line(saved, files, options, told, capsys, monk
 def test_a_vision_run_has_no_text_options(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("description: images\n")
     assert main(["evaluate", str(tmp_path), "--data", "wikitext"]) == 2
-    assert "is a vision run" in capsys.readouterr().err
+    assert "is no language model" in capsys.readouterr().err
 
 
 def test_the_command_says_what_was_scored(saved, files, capsys, monkeypatch):
