@@ -40,12 +40,14 @@ def image_tab(vision: VisionModel, work: dict[str, Any]) -> None:
     image, seen = gr.State(pictures[0][0] if pictures else None), gr.State(first)
     shown = [seen, classes, memberships, attention, rates]
     pick, take, again = handlers(vision, pictures, len(shown))
+    # gradio loses an event that is sent in the instant its stream of answers closes, until the next one is sent: a
+    # second click must be sent even while the first seems unanswered
     options: dict[str, Any] = {**work, "show_progress": "minimal", "show_progress_on": [memberships]}
     given = [patches, square, layer]
-    gallery.select(kindly(pick), given, [image, *shown], **options)
+    gallery.select(kindly(pick), given, [image, *shown], trigger_mode="multiple", **options)
     upload.upload(kindly(take), [upload, *given], [image, *shown, upload], **options)
     patches.change(kindly(again), [image, *given], shown, trigger_mode="always_last", **options)
-    square.input(kindly(again), [image, *given], shown, trigger_mode="always_last", **options)
+    square.input(kindly(again), [image, *given], shown, trigger_mode="multiple", **options)
     layer.change(kindly(draw_memberships), [seen, layer], memberships, trigger_mode="always_last", **work | DRAW)
 
 

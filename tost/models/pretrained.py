@@ -82,6 +82,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); download or save it again") from None
 
 
+def load_features(model: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Load the model's tensors as load_strictly does, but keep its own head where the number of classes differs."""
+    own = model.state_dict()
+    if tensors.get("head.weight", own["head.weight"]).shape != own["head.weight"].shape:
+        tensors = tensors | {name: own[name] for name in ("head.weight", "head.bias")}
+    load_strictly(model, tensors, source)
+
+
 def load_strictly(model: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Load exactly the model's tensors, or raise one ValueError that says what differs."""
     own = model.state_dict()

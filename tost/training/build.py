@@ -10,7 +10,7 @@ from torch import Tensor
 from tost.data import ImageSets, load_images
 from tost.data.images import ImageOptions, normalise
 from tost.models import ToSTVision, create_model, from_official
-from tost.models.pretrained import load_strictly, read_tensors
+from tost.models.pretrained import load_features, read_tensors
 from tost.training.recipe import Recipe
 
 
@@ -47,10 +47,7 @@ def build_model(recipe: Recipe, images: ImageSets) -> ToSTVision:
         **recipe.model.options,
     )
     if recipe.model.weights:
-        tensors, own = read_weights(recipe.model.weights), model.state_dict()
-        if tensors.get("head.weight", own["head.weight"]).shape != own["head.weight"].shape:
-            tensors |= {name: own[name] for name in ("head.weight", "head.bias")}
-        load_strictly(model, tensors, recipe.model.weights)
+        load_features(model, read_weights(recipe.model.weights), recipe.model.weights)
     if recipe.run.gradient_checkpointing:
         model.set_grad_checkpointing(True)
     return model

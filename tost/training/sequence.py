@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalPrediction
 from tost.data.sequences import IGNORE, SequenceSets, collate
 from tost.data.sources import load_sequences
 from tost.models import SequenceConfig, ToSTSequence
-from tost.models.pretrained import load_strictly
+from tost.models.pretrained import load_features, load_strictly
 from tost.training.recipe_sequence import SequenceRecipe
 from tost.training.task import Plan, Task
 
@@ -141,10 +141,8 @@ def build_sequence_model(recipe: SequenceRecipe, sets: SequenceSets) -> ToSTSequ
         )
     )
     if recipe.model.weights:
-        tensors, own = ToSTSequence.from_pretrained(recipe.model.weights).state_dict(), model.state_dict()
-        if tensors.get("head.weight", own["head.weight"]).shape != own["head.weight"].shape:
-            tensors |= {name: own[name] for name in ("head.weight", "head.bias")}
-        load_strictly(model, tensors, recipe.model.weights)
+        tensors = ToSTSequence.from_pretrained(recipe.model.weights).state_dict()
+        load_features(model, tensors, recipe.model.weights)
     if recipe.run.gradient_checkpointing:
         model.set_grad_checkpointing(True)
     return model
