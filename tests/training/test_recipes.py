@@ -30,6 +30,8 @@ def test_recipes_are_these():
         "lra-pathx",
         "lra-retrieval",
         "lra-text",
+        "multimodal-captions",
+        "multimodal-digits",
         "protein-fasta",
         "protein-peptides",
         "series-file",

@@ -41,7 +41,7 @@ def evaluate(
         run: folder of a finished run, or flowers or stdlib, which come with the package; for text also a folder of
             save_pretrained or a model on the Hub
         data: text: wikitext, lambada, ptb, cbt, openwebtext or a file (default: what the run's recipe holds out).
-            Images, sequences: --data.path and --data.workers, where they are not where the recipe says
+            Images, sequences, captions: --data.path and --data.workers, where they are not where the recipe says
         path: text: the local copy of a known set, as it was published (default: from the Hub)
         context: text: sliding = windows of --length tokens, each --stride further (default); streaming = one pass, the
             state carried over
@@ -71,6 +71,8 @@ def evaluate(
 
 def sentence(result: dict[str, Any]) -> str:
     """What a result says."""
+    if "kinds" in result:
+        return answers(result)
     if "sequences" in result:
         judged = f"{result['counted']:,} tokens of " if result["counted"] != result["sequences"] else ""
         return (
@@ -98,6 +100,21 @@ def sentence(result: dict[str, Any]) -> str:
         told = {**result, "interval": result["accuracy_interval"]}
         lines.append(f"last     accuracy {share(told)} of {result['passages']} last words right")
         lines.append(f"         perplexity of the word {result['last_word_perplexity']:.2f}")
+    return "\n".join(lines)
+
+
+def answers(result: dict[str, Any]) -> str:
+    """A line for every kind of question, or the surprise at captions."""
+    if list(result["kinds"]) == ["caption"]:
+        return (
+            f"surprise {result['loss']:.4f} nats a token, perplexity {result['perplexity']:.2f}, "
+            f"{result['bits_per_byte']:.4f} bits per byte, on {result['questions']:,} held-out captions"
+        )
+    width = max(map(len, result["kinds"]))
+    lines = [f"accuracy {share(result)} of {result['questions']:,} held-out answers right (split {result['split']!r})"]
+    for kind, part in result["kinds"].items():
+        always = f"always the same answer: {part['majority']:.2%}"
+        lines.append(f"  {kind:<{width}}  {share(part)} of {part['questions']:,} ({always})")
     return "\n".join(lines)
 
 

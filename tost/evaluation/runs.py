@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from tost.training.recipe_sequence import SequenceRecipe
 from tost.training.runs import CONFIG, read_config
 
 
@@ -21,8 +20,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The figures of a finished run's weights on what they have not seen.
 
-    Of a vision run or one on sequences the accuracy, see evaluate_images and evaluate_sequences; data replaces settings
-    of the recipe's, such as {"path": ...}.
+    Of a run on images, sequences or images and text the accuracy, see evaluate_images, evaluate_sequences and
+    evaluate_multimodal; data replaces settings of the recipe's, such as {"path": ...}.
     Of a language model the surprise at a text, see evaluate_text, which also takes a folder of save_pretrained or a
     model on the Hub; data names the text.  text: evaluate_text's other arguments.
     Raises ValueError for a folder that is neither, an unfinished run, damaged weights, data that don't fit.
@@ -44,7 +43,11 @@ def evaluate(
     if given and (Path(run) / "config.yaml").is_file():
         raise ValueError(f"{run} is no language model, which --{given[0]} is for (--data.path says where its data are)")
     changes = data if isinstance(data, dict) else None
-    if is_sequences(run):
+    if task_of(run) == "multimodal":
+        from tost.evaluation.multimodal import evaluate_multimodal
+
+        return evaluate_multimodal(run, data=changes, batch_size=batch_size, device=device)
+    if task_of(run) == "sequence":
         from tost.evaluation.sequences import evaluate_sequences
 
         return evaluate_sequences(run, data=changes, batch_size=batch_size, device=device)
@@ -53,8 +56,6 @@ def evaluate(
     return evaluate_images(run, data=changes, batch_size=batch_size, device=device)
 
 
-def is_sequences(run: str | Path) -> bool:
-    """Whether the run in this folder is of labelled sequences."""
-    if not (Path(run) / CONFIG).is_file():
-        return False
-    return isinstance(read_config(Path(run)), SequenceRecipe)
+def task_of(run: str | Path) -> str | None:
+    """What the run in this folder trained, None where there is no run."""
+    return read_config(Path(run)).task if (Path(run) / CONFIG).is_file() else None

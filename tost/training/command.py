@@ -129,7 +129,7 @@ def report(recipe: AnyRecipe) -> None:
 def _verdict(score: dict[str, Any]) -> str:
     """One line about the held-out data."""
     if "accuracy" in score:
-        what = "images" if "images" in score else "sequences"
+        what = next(name for name in ("images", "questions", "sequences") if name in score)
         return f"accuracy {score['accuracy']:.2%} on {score[what]} held-out {what} ({score['split']})"
     return (
         f"loss     {score['loss']:.4f} nats a token, perplexity {score['perplexity']:.2f}, "

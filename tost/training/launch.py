@@ -15,6 +15,7 @@ from typing import Any
 from tost.extras import require
 from tost.files import atomic_write
 from tost.training.recipe_language import LanguageRecipe
+from tost.training.recipe_multimodal import MultimodalRecipe
 from tost.training.recipe_sequence import SequenceRecipe
 from tost.training.runs import (
     CHECKPOINTS,
@@ -33,6 +34,7 @@ PACKAGES = {
     "vision": ("transformers", "accelerate", "kornia"),
     "language": ("transformers", "accelerate", "tokenizers"),
     "sequence": ("transformers", "accelerate"),
+    "multimodal": ("transformers", "accelerate", "tokenizers"),
 }
 OUT_OF_MEMORY = (
     "out of memory on the device; split the batch with a larger --run.accumulate, or recompute activations with "
@@ -142,6 +144,10 @@ def make_task(recipe: AnyRecipe, folder: Path) -> Any:
         from tost.training.sequence import SequenceTask
 
         return SequenceTask(recipe, folder)
+    if isinstance(recipe, MultimodalRecipe):
+        from tost.training.multimodal import MultimodalTask
+
+        return MultimodalTask(recipe, folder)
     if recipe.objective.loss == "mcr2":
         from tost.training.reduction import ReductionTask
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tost.files import atomic_write
 from tost.training.recipe_language import LanguageRecipe
+from tost.training.recipe_multimodal import MultimodalRecipe
 from tost.training.recipe_sequence import SequenceRecipe
 from tost.training.settings import AnyRecipe, load_recipe
 
@@ -108,27 +109,32 @@ def load_run(run: str | Path) -> tuple[Any, Any]:
     """(model in eval mode, recipe) of a finished run; ValueError if the folder is no run, unfinished or damaged.
 
     A vision run gives a ToSTVision and a Recipe, a language run a ToSTForCausalLM and a LanguageRecipe, a run on
-    sequences a ToSTSequence and a SequenceRecipe.
+    sequences a ToSTSequence and a SequenceRecipe, one on images and text a ToSTForImageTextToText and a
+    MultimodalRecipe.
     """
     folder = Path(run)
     recipe = read_config(folder)
     if read_summary(folder) is None:
         raise ValueError(f"{folder} is not finished; the `tost train` command that started it goes on with it")
     if isinstance(recipe, LanguageRecipe):
-        return _load_language(folder), recipe
+        from tost.models.language import ToSTForCausalLM
+
+        return _load_transformer(ToSTForCausalLM, folder), recipe
+    if isinstance(recipe, MultimodalRecipe):
+        from tost.models.multimodal import ToSTForImageTextToText
+
+        return _load_transformer(ToSTForImageTextToText, folder), recipe
     from tost.models import ToSTSequence, ToSTVision
 
     kind = ToSTSequence if isinstance(recipe, SequenceRecipe) else ToSTVision
     return kind.from_pretrained(folder), recipe
 
 
-def _load_language(folder: Path) -> Any:
+def _load_transformer(kind: Any, folder: Path) -> Any:
     from safetensors import SafetensorError
 
-    from tost.models.language import ToSTForCausalLM
-
     try:
-        return ToSTForCausalLM.from_pretrained(folder).eval()
+        return kind.from_pretrained(folder).eval()
     except (SafetensorError, OSError) as error:
         told = " ".join(str(error).split())
         raise ValueError(f"{folder}: model.safetensors is missing or not a whole safetensors file ({told})") from None

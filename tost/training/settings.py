@@ -13,11 +13,17 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from tost.training.parsing import did_you_mean, one_line
 from tost.training.recipe import Recipe, flatten, nested
 from tost.training.recipe_language import LanguageRecipe
+from tost.training.recipe_multimodal import MultimodalRecipe
 from tost.training.recipe_sequence import SequenceRecipe
 
-AnyRecipe = Recipe | LanguageRecipe | SequenceRecipe
-Kind = type[Recipe] | type[LanguageRecipe] | type[SequenceRecipe]
-TASKS: dict[str, Kind] = {"vision": Recipe, "language": LanguageRecipe, "sequence": SequenceRecipe}
+AnyRecipe = Recipe | LanguageRecipe | SequenceRecipe | MultimodalRecipe
+Kind = type[Recipe] | type[LanguageRecipe] | type[SequenceRecipe] | type[MultimodalRecipe]
+TASKS: dict[str, Kind] = {
+    "vision": Recipe,
+    "language": LanguageRecipe,
+    "sequence": SequenceRecipe,
+    "multimodal": MultimodalRecipe,
+}
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 OPTIONS = "model.options."
@@ -61,12 +67,13 @@ def load_recipe(recipe: str | Path | AnyRecipe, overrides: Mapping[str, Any] | N
     """A recipe by name, by YAML file or itself, with settings replaced: {"run.epochs": 5} or {"run": {"epochs": 5}}.
 
     {"quick": True} takes the recipe's variant of that name, where it has one, and names the run after it.
-    Returns a Recipe, LanguageRecipe or SequenceRecipe, as its `task` says (vision, where nothing is said).
+    Returns a Recipe, LanguageRecipe, SequenceRecipe or MultimodalRecipe, as its `task` says (vision, where it says
+    nothing).
     Raises ValueError for an unknown recipe or setting (with close names) and for values of the wrong type.
     """
     changes = flatten(overrides or {})
     name = recipe
-    if isinstance(recipe, (Recipe, LanguageRecipe, SequenceRecipe)):
+    if isinstance(recipe, AnyRecipe):
         kind: Any = type(recipe)
         parser, base = recipe_parser(kind=kind), {k: v for k, v in recipe.flat().items() if v is not None}
         changes = {**base, **changes}
@@ -85,7 +92,7 @@ def load_recipe(recipe: str | Path | AnyRecipe, overrides: Mapping[str, Any] | N
         loaded = as_recipe(parser, parser.parse_object(nested(changes)), kind)
     except (ArgumentError, TypeError, KeyError) as error:
         raise ValueError(one_line(error)) from None
-    return loaded if isinstance(name, (Recipe, LanguageRecipe, SequenceRecipe)) else named(loaded, name)
+    return loaded if isinstance(name, AnyRecipe) else named(loaded, name)
 
 
 def recipe_kind(path: Path) -> Kind:
