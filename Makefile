@@ -7,7 +7,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: help demo test check docs test-timm clean
+.PHONY: help demo test check docs test-timm release clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,6 +54,16 @@ docs: $(VENV)/.dev  ## the site, in site/, and every snippet of README and docs 
 
 test-timm:  ## the timm integration, in an environment of its own (.venv-timm)
 	bash tests/timm_env.sh
+
+release: $(VENV)/.dev  ## wheel and sdist in dist/, installed elsewhere and tried; every extra resolved for every Python
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m pytest tests/test_release.py
+	$(INSTALL) uv
+	@for version in 3.10 3.11 3.12 3.13; do \
+		$(BIN)/uv pip compile pyproject.toml --all-extras --python-version $$version --quiet --no-header --output-file build/$$version.txt \
+		&& echo "Python $$version: $$(grep -c == build/$$version.txt) packages" || exit 1; \
+	done
 
 clean:  ## remove environments, caches and build output (runs/ stays)
 	rm -rf .venv .venv-timm build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 after a user's error (one line on stderr), 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for library in ("torchao", "torch.utils._pytree"):  # on import they warn of kernels for other machines
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         code = dispatch(given)
         sys.stdout.flush()  # a closed pipe is noticed here, not while Python shuts down
