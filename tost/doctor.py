@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tost.bench.machine import allocator_variables, installed, machine
+from tost.bench.machine import allocator_variables, driver, installed, machine
 from tost.ops import BACKENDS, causal_tssa, tssa, which_backend
 
-OPTIONAL = {
-    "training": ("transformers", "accelerate", "kornia", "scikit-learn"),
-    "analysis": ("matplotlib", "scikit-image"),
-    "language": ("transformers",),
-    "app": ("gradio",),
-    "deploy": ("onnx", "onnxscript", "onnxruntime"),
-    "timm": ("timm",),
-}
+NOT_ASKED = ("all", "dev", "docs", "test")  # extras of whoever works on the package, and sums of others
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY")
 KEEP_PAGES = {  # bytes
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
@@ -57,7 +53,7 @@ def doctor(warm: bool = True) -> None:
         "threads": threads(),
         "memory allocator": allocators(),
         "torch.compile": [compiler()],
-        "gpu": [gpu()],
+        "gpu": gpus(),
     }
     for title, lines in sections.items():
         print(title, flush=True)
@@ -67,11 +63,26 @@ def doctor(warm: bool = True) -> None:
 
 def optional_packages() -> Iterator[str]:
     """What each extra brings, and what of it is missing."""
-    for extra, names in OPTIONAL.items():
+    try:
+        told = requires("tost-transformer") or []
+    except PackageNotFoundError:
+        yield "unknown: this copy of tost is not installed (pip install -e .)"
+        return
+    for extra, names in extras(told).items():
         versions = {name: installed(name) for name in names}
         shown = ", ".join(f"{name} {version}" for name, version in versions.items())
         missing = "not installed" in versions.values()
         yield f"{extra}: {shown}" + (f"  (pip install 'tost-transformer[{extra}]')" if missing else "")
+
+
+def extras(requirements: Iterable[str]) -> dict[str, list[str]]:
+    """The packages of each extra, from a distribution's own list: 'av>=14; extra == "video"'."""
+    found: dict[str, list[str]] = {}
+    for requirement in requirements:
+        match = re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement)
+        if match and match[2] not in NOT_ASKED:
+            found.setdefault(match[2], []).append(match[1])
+    return found
 
 
 def backends() -> Iterator[str]:
@@ -100,6 +111,11 @@ def backends() -> Iterator[str]:
 def threads() -> Iterator[str]:
     """How many threads the operators use, and whose."""
     yield f"torch: {torch.get_num_threads()} (torch.set_num_threads or OMP_NUM_THREADS changes it)"
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    more = "  <- more threads than cores: they wait for each other" if torch.get_num_threads() > allowed else ""
+    yield f"cores that this process may use: {allowed} of {os.cpu_count()}{more}"
+    told = [f"{name}={os.environ[name]}" for name in THREADS if name in os.environ]
+    yield f"environment: {', '.join(told) or 'says nothing about threads'}"
     compiled = importlib.import_module("tost.ops.cpu.compile")
     if compiled.TEAM is not None:
         yield "cpu backend: torch's own OpenMP threads"
@@ -174,8 +190,17 @@ def compiler() -> str:
     return f"C++ compiler {found}" if found else "no C++ compiler, so none on the CPU (nothing here needs it)"
 
 
-def gpu() -> str:
-    """The CUDA devices torch sees."""
+def gpus() -> Iterator[str]:
+    """The CUDA (or ROCm) devices torch sees, and why there are none."""
     if not torch.cuda.is_available():
-        return "none that this torch can use"
-    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        built = torch.version.cuda or torch.version.hip
+        why = f"this torch is built for {built}, and no device or driver answers" if built else "this torch has no CUDA"
+        yield f"none that this torch can use ({why}); the cpu backend computes"
+        return
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        free, total = torch.cuda.mem_get_info(i)
+        told = f"capability {properties.major}.{properties.minor}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        half = "" if torch.cuda.is_bf16_supported(including_emulation=False) else ", no bfloat16: use float16"
+        yield f"{i}: {properties.name}, {told}{half}"
+    yield f"driver {driver()}"
