@@ -191,6 +191,8 @@ def _load(run: str | Path, device: str | torch.device | None) -> tuple[Path, Any
     model, recipe = load_run(folder)
     if recipe.task == "sequence":
         raise ValueError(f"{run} is a run on sequences, and analyze draws images and text; `tost evaluate` scores it")
+    if recipe.task == "multimodal":
+        raise ValueError(f"{run} mixes images and text, and analyze draws one or the other; `tost evaluate` scores it")
     check_finite(model, folder)
     return folder, model.to(place), recipe, place
 

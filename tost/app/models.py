@@ -49,6 +49,8 @@ def choose_runs(runs: Sequence[str]) -> tuple[str, str]:
         if not Path(run).is_dir():
             raise ValueError(f"{run}: no such run; `tost train RECIPE` makes one, without a run the page shows its own")
         kind = "language" if is_language(run) else task_of(Path(run))
+        if kind == "multimodal":
+            raise ValueError(f"{run} mixes images and text, and the page shows one or the other; give another")
         if kind not in SHIPPED:
             raise ValueError(f"{run} is a run on sequences, and the page shows images and text; give another")
         if kind in found:
