@@ -12,7 +12,7 @@ import time
 
 
 def main(runtime: str, path: str, shapes: str, megabytes: int, rounds: int) -> dict[str, float]:
-    """Milliseconds (median), and MiB resident at the most.  shapes: JSON, name -> [dtype, sizes]."""
+    """Milliseconds (median), MiB resident and of address space at the most.  shapes: JSON, name -> [dtype, sizes]."""
     if megabytes:
         resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20, megabytes * 2**20))
     import numpy as np

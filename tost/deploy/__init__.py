@@ -6,16 +6,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tost.deploy.export import Exported, export_model
+    from tost.deploy.export_graphs import Limits
+    from tost.deploy.export_run import export_run
     from tost.deploy.quantize import quantize_run
     from tost.models.quantized import load_quantized
 
 # Imported at first use: each part needs packages of its own.
 _HOME = {
+    "Exported": "tost.deploy.export",
+    "Limits": "tost.deploy.export_graphs",
+    "export_model": "tost.deploy.export",
+    "export_run": "tost.deploy.export_run",
     "load_quantized": "tost.models.quantized",
     "quantize_run": "tost.deploy.quantize",
 }
 
-__all__ = ["load_quantized", "quantize_run"]
+__all__ = ["Exported", "Limits", "export_model", "export_run", "load_quantized", "quantize_run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ def export(
     opset: int | None = None,
     max_batch: int = 16,
     max_side: int = 1024,
-    max_tokens: int = 512,
+    max_tokens: int = 256,
     images: str | None = None,
     overwrite: bool = False,
     json: bool = False,

@@ -28,7 +28,7 @@ class Limits:
 
     batch: int = 16
     side: int = 1024
-    tokens: int = 512
+    tokens: int = 256
 
     def __post_init__(self) -> None:
         for name in ("batch", "side", "tokens"):

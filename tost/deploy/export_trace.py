@@ -24,45 +24,46 @@ def trace(graph: Graph) -> torch.export.ExportedProgram:
         return base if axis.step == 1 else axis.step * base
 
     shapes = (tuple({i: size(axis) for i, axis in axes.items()} for axes in graph.inputs.values()),)
-    axes = [axis for entry in graph.inputs.values() for axis in entry.values()]
-    longest = max((axis.most for axis in axes if axis.name == "tokens"), default=1)
-    with torch.no_grad(), any_length(longest):
+    with torch.no_grad(), exportable():
         return torch.export.export(graph.module, graph.cases[0].inputs, dynamic_shapes=shapes)
 
 
 @contextmanager
-def any_length(longest: int) -> Iterator[None]:
-    """While a graph is traced, running sums with decay take a form that does not depend on the number of tokens.
+def exportable() -> Iterator[None]:
+    """While a graph is traced: running sums with decay as `one_chunk`, and no switching of autocast.
 
-    The usual one is in chunks, and its graph holds their number.
+    The usual sums are in chunks, whose number their graph would hold; a switch would become a graph of its own.
     """
-    usual = membership.decayed_sum, recurrence.running_sum
+    usual = membership.decayed_sum, recurrence.running_sum, torch.amp.is_autocast_available
 
     def decayed(x: Tensor, decay: Tensor, base: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return usual[0](x, decay, base) if isinstance(x.shape[1], int) else doubling_sum(x, decay, base, longest)
+        return usual[0](x, decay, base) if isinstance(x.shape[1], int) else one_chunk(x, decay, base)
 
     def gated(x: Tensor, gate: Tensor | None = None, base: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if gate is None or isinstance(x.shape[1], int):
             return usual[1](x, gate, base)
-        return doubling_sum(x, gate[0, 0], base, longest)  # without a mask, every token has the same
+        return one_chunk(x, gate[0, 0], base)  # without a mask, every token has the same
 
     membership.decayed_sum, recurrence.running_sum = decayed, gated  # type: ignore[assignment]
+    torch.amp.is_autocast_available = lambda device_type: False
     try:
         yield
     finally:
-        membership.decayed_sum, recurrence.running_sum = usual
+        membership.decayed_sum, recurrence.running_sum, torch.amp.is_autocast_available = usual
 
 
-def doubling_sum(x: Tensor, decay: Tensor, base: Tensor | None, longest: int) -> tuple[Tensor, Tensor]:
-    """`tost.ops.scan.decayed_sum` of at most `longest` tokens in log2(longest) steps, in float64 throughout.
+def one_chunk(x: Tensor, decay: Tensor, base: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`tost.ops.scan.decayed_sum` of one call's tokens by a single triangle of powers, whatever their number.
 
-    h = (base, x_1, ..., x_N)       h_t += decay^s h_{t-s}     for s = 1, 2, 4, ...
+    A call is as long as the caller makes it, so this stays linear in a stream: O(N) more products a token, N of a call.
     """
+    N = x.shape[1]
+    token = torch.arange(N, device=x.device)
+    power = decay.double().unsqueeze(-1) ** torch.arange(N + 1, device=x.device)  # [H, N + 1]
+    age = token[:, None] - token
+    weights = torch.where(age >= 0, power[:, age.clamp(min=0)], 0.0).to(x.dtype)  # [H, N, N]
+    local = (weights @ x.transpose(1, 2)).transpose(1, 2)
     if base is None:
-        base = x.new_zeros(x.shape[0], *x.shape[2:], dtype=torch.float64)
-    h = torch.cat([base.unsqueeze(1), x.double()], 1)
-    weight, step = decay.double().unsqueeze(-1), 1  # [H, 1]
-    while step <= longest:
-        before = torch.cat([torch.zeros_like(h[:, :1]).expand(-1, step, -1, -1), h], 1)[:, : h.shape[1]]
-        h, weight, step = h + weight * before, weight * weight, 2 * step
-    return h[:, 1:].to(x.dtype), h[:, -1]
+        return local, local[:, -1].double()
+    out = power[:, 1:].t()[:, :, None] * base.unsqueeze(1) + local
+    return out.to(x.dtype), out[:, -1]
