@@ -9,8 +9,8 @@ from typing import Any
 from tost.models.language.config import ToSTConfig
 
 NANO = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 256}
-# Not in the paper. The widths that GPT-3 and Llama have at these sizes, heads of 64 features as in all published models, and
-# as many layers as fill the count: a block holds 10 C^2 weights, where attention's has 12 C^2. Tables for 32k tokens.
+# Not in the paper. The widths that GPT-3 and Llama have at these sizes, heads of 64 features as published, and
+# as many layers as fill the count: a block holds 10 C^2 weights, one of attention 12 C^2. Tables for 32k tokens.
 LONG = {"max_position_embeddings": 32768}
 BILLIONS: dict[str, dict[str, Any]] = {
     "1b": {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, **LONG},  # 1.2B
