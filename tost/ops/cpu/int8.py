@@ -16,6 +16,9 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 from torch import Tensor
 
 from tost.ops import fixed_point as fp
@@ -31,14 +34,14 @@ WORTHWHILE = 2**15  # numbers a thread should have to do
 device = numba.njit(error_model="numpy")
 
 
-@device
-def bit_length(x):
-    n = 0
-    for step in (32, 16, 8, 4, 2, 1):
-        if x >> step > 0:
-            n += step
-            x >>= step
-    return n + x
+@intrinsic
+def leading_zeros(context, x):
+    """Of an int64, by the processor's own instruction."""
+
+    def build(context, builder, signature, arguments):
+        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.int64), build
 
 
 @device
@@ -49,9 +52,8 @@ def between(table, f):
 
 @device
 def reciprocal(x):
-    k = bit_length(x) - 1
-    f = (x >> (k - 16) if k > 16 else x << (16 - k)) - 65536
-    return between(RECIPROCALS, f), k
+    zeros = leading_zeros(x)
+    return between(RECIPROCALS, ((x << zeros) >> 47) & 65535), 63 - zeros
 
 
 @device
@@ -66,10 +68,10 @@ def decayed(x, survival):
 
 
 @device
-def exponent_of(bits, r, h, D):
-    top = 0
+def exponent_of(bits, D):
+    top = np.int32(0)
     for d in range(D):
-        top = max(top, bits[r, h, d] & 0x7FFFFFFF)
+        top = max(top, bits[d] & np.int32(0x7FFFFFFF))
     return max((np.int64(top) >> 23) - 133, FINEST)
 
 
@@ -114,14 +116,16 @@ def requantize(v, common, values, scale, r, H, D):
     """Row r of values and scale from v [H, D]."""
     top = np.int64(0)
     for h in range(H):
+        row = v[h]
         for d in range(D):
-            top = max(top, abs(v[h, d]))
-    down = max(bit_length(top) - 7, 0)
+            top = max(top, abs(row[d]))
+    down = max(57 - leading_zeros(top), 0)
     half = (np.int64(1) << down) >> 1
     for h in range(H):
+        row, out = v[h], values[r, h]
         for d in range(D):
-            size = min((abs(v[h, d]) + half) >> down, 127)
-            values[r, h, d] = size if v[h, d] < 0 else -size
+            size = min((abs(row[d]) + half) >> down, 127)
+            out[d] = size if row[d] < 0 else -size
     scale[r] = 2.0 ** (down + common - OUTPUT) if top > 0 else 1.0
 
 
@@ -139,16 +143,17 @@ def full_rows(w, bits, temperature, real, bounds, first, last, values, scale):
         for r in range(start, stop):
             if len(real) == 0 or real[r]:
                 for h in range(H):
-                    exponent[h] = max(exponent[h], exponent_of(bits, r, h, D))
+                    exponent[h] = max(exponent[h], exponent_of(bits[r, h], D))
         for h in range(H):
             factor[h] = np.float32(2.0 ** -exponent[h])
         for r in range(start, stop):
             if len(real) == 0 or real[r]:
                 for h in range(H):
+                    x, own, a = w[r, h], values[r, h], energy[h]
                     for d in range(D):
-                        q = quantize(w[r, h, d], factor[h])
-                        values[r, h, d] = q
-                        energy[h, d] += q * q
+                        q = quantize(x[d], factor[h])
+                        own[d] = q
+                        a[d] += q * q
         for h in range(H):
             for d in range(D):
                 g[h, d], k = reciprocal(max(energy[h, d] << ENERGY, 1))
@@ -156,18 +161,20 @@ def full_rows(w, bits, temperature, real, bounds, first, last, values, scale):
         for r in range(start, stop):
             if len(real) == 0 or real[r]:
                 for h in range(H):
+                    own, inverse, at = values[r, h], g[h], place[h]
                     total = np.int64(0)
                     for d in range(D):
-                        q = np.int64(values[r, h, d])
-                        total += (q * q * g[h, d]) >> place[h, d]
+                        q = np.int64(own[d])
+                        total += (q * q * inverse[d]) >> at[d]
                     score[h] = total
                 memberships(score, temperature, share, H)
                 for h in range(H):
                     shares[r - start, h] = share[h]
                     mass[h] += share[h]
+                    own, M, pi = values[r, h], moment[h], share[h]
                     for d in range(D):
-                        q = np.int64(values[r, h, d])
-                        moment[h, d] += share[h] * q * q
+                        q = np.int64(own[d])
+                        M[d] += pi * q * q
         common = np.int64(-(2**30))
         for h in range(H):
             whole, k = reciprocal(max(mass[h], 1))
@@ -180,8 +187,9 @@ def full_rows(w, bits, temperature, real, bounds, first, last, values, scale):
         for r in range(start, stop):
             if len(real) == 0 or real[r]:
                 for h in range(H):
+                    own, gate, out, pi = values[r, h], g[h], v[h], shares[r - start, h]
                     for d in range(D):
-                        v[h, d] = shares[r - start, h] * values[r, h, d] * g[h, d]
+                        out[d] = pi * own[d] * gate[d]
                 requantize(v, common, values, scale, r, H, D)
 
 
@@ -192,42 +200,47 @@ def causal_rows(
     H, D = w.shape[1:]
     score, share = np.empty(H, np.int64), np.empty(H, np.int64)
     q, g = np.empty((H, D), np.int64), np.empty((H, D), np.int64)
-    place, coarser = np.empty((H, D), np.int64), np.empty(H, np.int64)
+    place = np.empty((H, D), np.int64)
     for s in range(first, last):
         for r in range(bounds[s], bounds[s + 1]):
             if len(real) > 0 and not real[r]:
                 continue
             for h in range(H):
+                a, M, x, own = energy[s, h], moment[s, h], w[r, h], q[h]
                 if len(survival) > 0:
                     mass[s, h] = decayed(mass[s, h], survival[h])
                     for d in range(D):
-                        energy[s, h, d] = decayed(energy[s, h, d], survival[h])
-                        moment[s, h, d] = decayed(moment[s, h, d], survival[h])
-                larger = max(exponents[s, h], exponent_of(bits, r, h, D))
-                coarser[h] = 2 * (larger - exponents[s, h])
-                exponents[s, h] = larger
+                        a[d], M[d] = decayed(a[d], survival[h]), decayed(M[d], survival[h])
+                larger = max(exponents[s, h], exponent_of(bits[r, h], D))
+                coarser, exponents[s, h] = 2 * (larger - exponents[s, h]), larger
+                if coarser > 0:
+                    for d in range(D):
+                        a[d], M[d] = shift_rounded(a[d], coarser), shift_rounded(M[d], coarser)
                 factor = np.float32(2.0**-larger)
                 total = np.int64(0)
                 for d in range(D):
-                    q[h, d] = quantize(w[r, h, d], factor)
-                    square = q[h, d] * q[h, d]
-                    energy[s, h, d] = shift_rounded(energy[s, h, d], coarser[h]) + (square << ENERGY)
-                    inverse, k = reciprocal(max(energy[s, h, d], 1))
+                    own[d] = quantize(x[d], factor)
+                    square = own[d] * own[d]
+                    a[d] += square << ENERGY
+                    inverse, k = reciprocal(max(a[d], 1))
                     total += (square * inverse) >> max(k + SCORED, 0)
                 score[h] = total + bias[r, h] if len(bias) > 0 else total
             memberships(score, temperature, share, H)
             common = np.int64(-(2**30))
             for h in range(H):
-                mass[s, h] += share[h]
+                M, own, gate, at = moment[s, h], q[h], g[h], place[h]
+                pi, exponent = share[h], exponents[s, h]
+                mass[s, h] += pi
                 whole, k = reciprocal(max(mass[s, h], 1))
                 for d in range(D):
-                    old = shift_rounded(moment[s, h, d], coarser[h])
-                    moment[s, h, d] = old + share[h] * q[h, d] * q[h, d]
-                    g[h, d], place[h, d] = gate_of(mean_of(moment[s, h, d], whole, k), exponents[s, h])
-                    common = max(common, place[h, d])
+                    M[d] += pi * own[d] * own[d]
+                    gate[d], at[d] = gate_of(mean_of(M[d], whole, k), exponent)
+                    common = max(common, at[d])
             for h in range(H):
+                own, gate, at = q[h], g[h], place[h]
+                pi = share[h]
                 for d in range(D):
-                    q[h, d] = share[h] * q[h, d] * (g[h, d] >> min(common - place[h, d], 62))
+                    own[d] = pi * own[d] * (gate[d] >> min(common - at[d], 62))
             requantize(q, common, values, scale, r, H, D)
 
 
