@@ -69,7 +69,7 @@ def calls(name: str, changes: dict[str, Any], options: dict[str, Any]) -> Iterat
     if case.train:
         yield from steps(model, ids, case)
         return
-    from tost.generation.prefill import prefill
+    from tost.generation.chunked import prefill
 
     prefill(model, ids[:, :64], 32)
     yield lambda: prefill(model, ids, case.chunk)
@@ -120,7 +120,7 @@ def on_this_cpu(rows: list[Row]) -> None:
 def on_a_device(args: argparse.Namespace) -> None:
     """Write, load, read, write on; speeds and peaks beside the plan."""
     from tost.deploy.large import load_large, write_random
-    from tost.generation.prefill import prefill
+    from tost.generation.chunked import prefill
 
     cuda, config = args.device == "cuda", preset(args.model)
     if cuda:

@@ -7,7 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tost.cli import main
-from tost.deploy.plan import Case, Planner, plan, softmax_twin
+from tost.deploy.plan import Case, Planner, plan_memory, softmax_twin
 from tost.deploy.plan_command import parse_bytes
 from tost.deploy.plan_limits import largest, nearest
 from tost.deploy.plan_trace import (
@@ -20,7 +20,7 @@ from tost.deploy.plan_trace import (
     with_layers,
 )
 from tost.deploy.tally import Tally
-from tost.generation.prefill import prefill
+from tost.generation.chunked import prefill
 from tost.models.language import ToSTForCausalLM, preset
 
 MIB = 2**20
@@ -82,7 +82,7 @@ def test_reading_needs_what_was_planned(name, dtype, batch, context, chunk):
     model = made(config, dtype)
     ids = torch.ones(batch, context, dtype=torch.int64)
     prefill(model, ids[:, :16], 8)  # kernels are compiled
-    told = plan(config, batch=batch, context=context, chunk=chunk, dtype=dtype, device="cpu")
+    told = plan_memory(config, batch=batch, context=context, chunk=chunk, dtype=dtype, device="cpu")
     assert beyond_weights(told) == pytest.approx(allocated(lambda: prefill(model, ids.clone(), chunk)), rel=0.1)
     assert told.parts["weights"] == sum(part.nbytes for part in [*model.parameters(), *model.buffers()])
 
@@ -91,7 +91,7 @@ def test_reading_needs_what_was_planned(name, dtype, batch, context, chunk):
 def test_living_tensors_are_what_was_planned(name, dtype):
     """Without what products on a CPU need inside themselves: bfloat16 ones a copy of their output in float32."""
     context = 600
-    told = plan(MODELS[name], batch=2, context=context, chunk=256, dtype=dtype, device="cpu")
+    told = plan_memory(MODELS[name], batch=2, context=context, chunk=256, dtype=dtype, device="cpu")
     with Tally() as tally:
         model = made(MODELS[name], dtype)  # within, so that a view of a weight is no new tensor
         lay = tally.live
@@ -127,7 +127,7 @@ def test_a_training_step_needs_what_was_planned(name, dtype, checkpointing):
     step()
     optimiser.zero_grad()
     measured = allocated(step)
-    told = plan(
+    told = plan_memory(
         config, batch=batch, context=context, train=True, dtype=dtype, checkpointing=checkpointing, device="cpu"
     )
     lay = told.parts["weights"] + told.parts["optimiser"] + told.parts["tokens"]
@@ -169,9 +169,9 @@ def test_states_and_caches_are_the_formulas():
     config, batch = MODELS["published"], 2
     H, L, C = config.num_attention_heads, config.num_hidden_layers, config.hidden_size
     for context in (100, 1900):
-        told = plan(config, context=context, batch=batch, device="cpu")
+        told = plan_memory(config, context=context, batch=batch, device="cpu")
         assert told.parts["state"] == batch * L * 8 * (H * (2 * C // H + 1) + 1)
-        told = plan(softmax_twin(config), context=context, batch=batch, device="cpu")
+        told = plan_memory(softmax_twin(config), context=context, batch=batch, device="cpu")
         keys_and_values, mask = batch * L * 2 * context * C * 2, batch * L * (context + 8)
         assert told.parts["state"] == keys_and_values + mask
 
@@ -257,7 +257,7 @@ def test_a_folder_is_planned_and_the_numbers_are_told(tmp_path, capsys):
     arguments = [str(tmp_path), "--context", "1000", "--chunk", "100", "--device", "cpu", "--json"]
     assert main(["plan", *arguments]) == 0
     told = json.loads(capsys.readouterr().out)
-    again = plan(MODELS["modern"], context=1000, chunk=100, device="cpu")
+    again = plan_memory(MODELS["modern"], context=1000, chunk=100, device="cpu")
     assert told["total"] == again.total and told["parts"] == again.parts and told["fits"]
     (tmp_path / "config.json").write_text("{")
     assert main(["plan", *arguments]) == 2

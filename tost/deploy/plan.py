@@ -129,10 +129,11 @@ class Planner:
         return 4 * self.parameters - sum(blocks), max(blocks)
 
 
-def plan(config: ToSTConfig, **options: Any) -> Plan:
-    """Memory of a language model by part, before it exists; options are those of Case.
+def plan_memory(config: ToSTConfig, **options: Any) -> Plan:
+    """Memory of a language model by part, before it exists.
 
     The model's own code runs on tensors without data: whatever its configuration, what it allocates is counted.
+    options: those of Case.
     Raises ValueError for impossible options, or a context beyond the learned positions.
     """
     return Planner(config).plan(Case(**options))

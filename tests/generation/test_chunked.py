@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.models.language.common import text, tiny
-from tost.generation.prefill import prefill
+from tost.generation.chunked import prefill
 from tost.nn.states import state_tensors
 
 OPTIONS = {
