@@ -145,7 +145,13 @@ def _write(graphs: list[Graph], folder: Path, format: str, precision: str, optio
             told.append({"name": graph.name, "inputs": _inputs(graph), "outputs": graph.outputs, "checked": checked})
             bar.update()
     size = sum(path.stat().st_size for path in folder.iterdir())
-    return {"graphs": told, "bytes": size, **graphs[0].facts, **({"opset": options["opset"]} if options else {})}
+    return {
+        "graphs": told,
+        "axes": _axes(graphs),
+        "bytes": size,
+        **graphs[0].facts,
+        **({"opset": options["opset"]} if options else {}),
+    }
 
 
 def _inputs(graph: Graph) -> list[dict[str, Any]]:
@@ -153,11 +159,14 @@ def _inputs(graph: Graph) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for (name, axes), part in zip(graph.inputs.items(), graph.cases[0].inputs):
         shape = [axes[i].name if i in axes else size for i, size in enumerate(part.shape)]
-        steps = {axis.name: axis.step for axis in axes.values() if axis.step > 1}
         entries.append({"name": name, "dtype": str(part.dtype).removeprefix("torch."), "shape": shape})
-        if steps:
-            entries[-1]["multiples"] = steps
     return entries
+
+
+def _axes(graphs: list[Graph]) -> dict[str, dict[str, int]]:
+    """What every axis may be: from least to most, in steps."""
+    axes = [axis for graph in graphs for entry in graph.inputs.values() for axis in entry.values()]
+    return {a.name: {"least": a.least * a.step, "most": a.most * a.step, "step": a.step} for a in axes}
 
 
 def _format(name: str) -> Any:

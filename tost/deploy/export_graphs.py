@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from tost.models import ToST, ToSTSequence, ToSTVision
 from tost.models.sequence import sinusoids
 from tost.nn import TSSA2d
 from tost.nn.patch_embed import ConvNorm
+from tost.nn.positions import FourierPositions
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Axis:
-    """A size that may vary: 1, 2, ... `most` times `step`."""
+    """A size that may vary: `least` to `most` times `step`."""
 
     name: str
     most: int
     step: int = 1
+    least: int = 1
 
 
 @dataclass
@@ -82,8 +85,15 @@ class Positional(nn.Module):
         return self.inner(*inputs)
 
 
+POOL: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x: x.mean(1),
+    "max": lambda x: x.amax(1),
+    "last": lambda x: x[:, -1],
+}
+
+
 class Sequence(nn.Module):
-    """ToSTSequence's forward pass without its checks of the values, which no graph can hold."""
+    """ToSTSequence's forward pass without checks of values and counts of rows, which no graph can hold."""
 
     def __init__(self, model: ToSTSequence) -> None:
         super().__init__()
@@ -99,7 +109,7 @@ class Sequence(nn.Module):
         for block in m.blocks:
             tokens = block(tokens)
         tokens = m.norm(tokens)
-        return m.head(tokens if c.per_token else m.pooled(tokens))
+        return m.head(tokens if c.per_token else POOL[c.pool](tokens))
 
 
 class Folded(nn.Module):
@@ -112,6 +122,22 @@ class Folded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
         return nn.functional.gelu(y) if self.gelu else y
+
+
+class Positions(FourierPositions):
+    """FourierPositions whose length is divided by as a tensor: a number of a graph is a whole one (ExecuTorch)."""
+
+    def __init__(self, layer: FourierPositions) -> None:
+        nn.Module.__init__(self)
+        self.frequencies, self.temperature, self.proj = layer.frequencies, layer.temperature, layer.proj
+
+    def angles(self, length: int) -> Tensor:
+        steps = torch.arange(1, length + 1, dtype=torch.float32)
+        steps = steps / (steps[-1:] + 1e-6) * (2 * math.pi)
+        powers = torch.arange(self.frequencies).div(2, rounding_mode="floor")
+        angles = steps[:, None] / self.temperature ** (2 * powers / self.frequencies)
+        both = torch.stack((angles[:, 0::2].sin(), angles[:, 1::2].cos()), dim=2)
+        return both.flatten(1).to(self.proj.weight.dtype)
 
 
 def graph_of(model: nn.Module, limits: Limits, half: bool = False, real: tuple[Tensor, ...] = ()) -> Graph:
@@ -144,11 +170,13 @@ def graph_of(model: nn.Module, limits: Limits, half: bool = False, real: tuple[T
 
 
 def _with_constants(model: nn.Module) -> nn.Module:
-    """`model` with its batch norms folded into the convolutions before them."""
+    """`model` with its batch norms folded into the convolutions before them, and positions that every runtime takes."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, ConvNorm):
                 setattr(parent, name, Folded(child))
+            elif isinstance(child, FourierPositions):
+                setattr(parent, name, Positions(child))
     return model
 
 
@@ -161,8 +189,8 @@ def _vision(model: ToSTVision, limits: Limits) -> tuple[dict[str, dict[int, Axis
         )
     axes = {
         0: Axis("batch", limits.batch),
-        2: Axis("height", limits.side // p, p),
-        3: Axis("width", limits.side // p, p),
+        2: Axis("height", limits.side // p, p, 2),
+        3: Axis("width", limits.side // p, p, 2),
     }
     shapes = [(2, 3 * p, 2 * p), (1, height, width), (min(3, limits.batch), 2 * p, 3 * p)]
     samples = [torch.randn(b, c.in_chans, h, w, generator=_chance()) for b, h, w in shapes]
@@ -192,8 +220,8 @@ def _sequence(model: ToSTSequence, limits: Limits) -> tuple[dict[str, dict[int, 
 def _map(model: TSSA2d, limits: Limits) -> tuple[dict[str, dict[int, Axis]], list[str], list[Tensor]]:
     axes = {
         0: Axis("batch", limits.batch),
-        2: Axis("height", limits.side),
-        3: Axis("width", limits.side),
+        2: Axis("height", limits.side, least=2),
+        3: Axis("width", limits.side, least=2),
     }
     shapes = [(2, 7, 5), (1, 16, 16), (1, 3, 32)]
     return {"map": axes}, ["output"], [torch.randn(b, model.dim, h, w, generator=_chance()) for b, h, w in shapes]

@@ -70,7 +70,9 @@ def _load(folder: Path) -> tuple[Any, dict[str, Any] | None, list[str]]:
         model, classes = kind.from_pretrained(folder), []
         if kind is ToSTSequence:
             return model, None, classes
-        size, mean, std = max(model.config.image_size), IMAGENET_MEAN, IMAGENET_STD
+        colours = model.config.in_chans == 3
+        size = max(model.config.image_size)
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if colours else ([0.5], [0.5])  # a guess: no recipe says
     preprocessing = {
         "image_size": size,
         "patch": model.config.patch_size,

@@ -33,6 +33,8 @@ def real_images(model: Any, preprocessing: dict[str, Any], given: str | None = N
     from tost.analysis.photos import image_files, read_photo
     from tost.data.images import normalise
 
+    if model.config.in_chans not in (1, 3):
+        return ()  # no photograph has so many channels
     if given is not None:
         files = [Path(given)] if Path(given).is_file() else image_files(given)[:8]
     else:

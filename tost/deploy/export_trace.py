@@ -20,7 +20,7 @@ def trace(graph: Graph) -> torch.export.ExportedProgram:
     dims: dict[str, Any] = {}
 
     def size(axis: Axis) -> Any:
-        base = dims.setdefault(axis.name, torch.export.Dim(axis.name, min=1, max=axis.most))
+        base = dims.setdefault(axis.name, torch.export.Dim(axis.name, min=axis.least, max=axis.most))
         return base if axis.step == 1 else axis.step * base
 
     shapes = (tuple({i: size(axis) for i, axis in axes.items()} for axes in graph.inputs.values()),)
