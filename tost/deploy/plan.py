@@ -108,7 +108,8 @@ class Planner:
         if case.offload:
             root, block = self._units()
             host, parts = parts, {"weights": root + 2 * block, "gradients": root + 2 * block}
-        parts |= {"tokens": trace.tokens, "activations and logits": trace.working}
+        updates = trace.updating > max(trace.beginning, trace.ending)
+        parts |= {"tokens": trace.tokens, "AdamW's update" if updates else "activations and logits": trace.working}
         return Plan(self.config, case, self.parameters, parts | reserve(case), host, trace.kept)
 
     def _traced(self, trace: Callable[..., Any], *options: Any) -> Any:

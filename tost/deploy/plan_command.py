@@ -122,7 +122,7 @@ def page(planner: Any, made: Any, room: int, limits: dict[str, int], twin: dict[
     rows.append(["**total**", f"**{gib(made.total)}**", f"**{gib(other.total)}**"])
     rows += [[f"{name}, on the host", gib(size), gib(other.host[name])] for name, size in made.host.items()]
     if case.train:
-        rows.append(["kept for the backward pass, of the activations", gib(made.kept), gib(other.kept)])
+        rows.append(["kept by the forward pass, when there are no gradients yet", gib(made.kept), gib(other.kept)])
     rows.append(["scores of one layer, where attention is not fused", "none", gib(twin["scores"])])
     for what, limit in limits.items():
         rows.append([f"largest {what} that fits", count(limit), count(twin[what])])
