@@ -76,10 +76,10 @@ def test_an_item_is_always_the_same():
     assert one["questions"] != make()[8]["questions"] and one["questions"] != make(seed=1)[7]["questions"]
     first = [(q.text, q.answer) for q in make(count=1)[0]["questions"]]
     assert first == [
-        ("Which digit is in row 1, column 2?", "5"),
-        ("Where is the 5?", "row 1, column 2"),
-        ("How many 1s are there?", "2"),
-        ("What is the sum of column 2?", "6"),
+        ("Which digit is in row 1, column 1?", "2"),
+        ("Where is the 5?", "nowhere"),
+        ("How many 2s are there?", "2"),
+        ("What is the sum of column 1?", "5"),
     ]
 
 
@@ -88,8 +88,9 @@ def test_an_item_is_always_the_same():
     [
         ({"kinds": ["why"]}, "which, where, how many, sum, got"),
         ({"kinds": []}, "got"),
-        ({"size": (0, 2)}, "1 to 9 rows"),
-        ({"size": (2, 10)}, "1 to 9 rows"),
+        ({"size": (0, 2)}, "2 to 81 cells"),
+        ({"size": (1, 1)}, "no grid to hold out"),
+        ({"size": (2, 10)}, "9 a side"),
         ({"count": 0}, "from 1 on"),
         ({"part": "exam"}, "'exam'"),
     ],

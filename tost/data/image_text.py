@@ -64,8 +64,9 @@ class ImageTextOptions:
 class ImageTextSets:
     """A task on images and text. An item is {"image": uint8 [C, H, W], "questions": [Question, ...]}.
 
-    size: (H, W).  kinds: of its questions.  held_out: the name of the test part.  texts: what a tokenizer is learned
-    from.  facts: what the data are, as summary.json tells it.
+    size: (H, W).  kinds: of the questions; item i of validation and test asks one of kind i % len(kinds).
+    held_out: the name of the test part.  texts: what a tokenizer is learned from.  facts: what the data are, as
+    summary.json tells it.
     """
 
     train: Any
@@ -146,12 +147,12 @@ class Batches:
         <image> x Np   question   answer <end>   question   answer <end>   ...
 
     processor: a ToSTProcessor.  hide: "image" makes images blank, "question" leaves the questions out.
-    Gives "input_ids" and "labels" [B, N], IGNORE but at answers and their ends, "pixel_values" [B, C, H, W], and
-    "kinds" [B], the number in `kinds` of a row's first question. Rows are filled up on the right, where nothing looks.
+    Gives "input_ids" and "labels" [B, N], IGNORE but at answers and their ends, and "pixel_values" [B, C, H, W]. Rows
+    are filled up on the right, where nothing looks.
     """
 
-    def __init__(self, processor: Any, kinds: Sequence[str], hide: str = "none") -> None:
-        self.processor, self.kinds, self.hide = processor, list(kinds), hide
+    def __init__(self, processor: Any, hide: str = "none") -> None:
+        self.processor, self.hide = processor, hide
         self.encode = functools.lru_cache(maxsize=4096)(self._encode)
 
     def _encode(self, text: str) -> tuple[int, ...]:
@@ -161,7 +162,7 @@ class Batches:
         return {name: value for name, value in vars(self).items() if name != "encode"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["processor"], state["kinds"], state["hide"])  # type: ignore[misc]
+        self.__init__(state["processor"], state["hide"])  # type: ignore[misc]
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         import torch
@@ -174,8 +175,7 @@ class Batches:
         labels = torch.full_like(input_ids, IGNORE)
         for i, (ids, judged) in enumerate(rows):
             input_ids[i, : len(ids)], labels[i, : len(ids)] = torch.tensor(ids), torch.tensor(judged)
-        kinds = torch.tensor([self.kinds.index(item["questions"][0].kind) for item in items])
-        return {"input_ids": input_ids, "labels": labels, "pixel_values": pixels, "kinds": kinds}
+        return {"input_ids": input_ids, "labels": labels, "pixel_values": pixels}
 
     def row(self, questions: Sequence[Any], places: int) -> tuple[list[int], list[int]]:
         """Ids and labels of one row."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -50,10 +51,10 @@ class GridQuestions(Dataset):
             raise ValueError(f"GridQuestions asks {', '.join(KINDS)}, got {list(kinds)}")
         if part not in PARTS:
             raise ValueError(f"GridQuestions has the parts {', '.join(PARTS)}, got {part!r}")
-        if min(count, questions, *size) < 1 or max(size) > 9:
+        if min(count, questions, *size) < 1 or max(size) > 9 or max(size) < 2:
             raise ValueError(
-                f"GridQuestions expects a count and questions from 1 on and 1 to 9 rows and columns, got {count}, "
-                f"{questions} and {size[0]} x {size[1]}"
+                f"GridQuestions expects a count and questions from 1 on and 2 to 81 cells, 9 a side at most, got "
+                f"{count}, {questions} and {size[0]} x {size[1]}; a single cell leaves no grid to hold out"
             )
         if set(np.unique(labels)) != set(range(10)):
             raise ValueError(f"GridQuestions expects scans of every digit, got {np.unique(labels).tolist()}")
@@ -67,14 +68,26 @@ class GridQuestions(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.count:
             raise IndexError(index)
-        chance = np.random.RandomState([self.seed, PARTS.index(self.part), index])  # frozen: the same in every version
-        grid = chance.randint(10, size=self.size)
+        chance = random.Random(f"{self.seed}-{self.part}-{index}")
+        grid = self.grid(chance)
         while part_of(grid) != self.part:
-            grid = chance.randint(10, size=self.size)
-        chosen = [[self.scans[chance.choice(self.of_digit[digit])] for digit in row] for row in grid]
+            grid = self.grid(chance)
+        image = self.draw(grid, chance)
         first = index * self.questions
         asked = [ask(self.kinds[(first + i) % len(self.kinds)], grid, chance) for i in range(self.questions)]
-        return {"image": np.block(chosen)[None], "grid": grid, "questions": asked}
+        return {"image": image, "grid": grid, "questions": asked}
+
+    def grid(self, chance: random.Random) -> np.ndarray:
+        """Labels [R, C] by chance."""
+        rows, columns = self.size
+        return np.array([chance.randrange(10) for _ in range(rows * columns)]).reshape(rows, columns)
+
+    def draw(self, grid: np.ndarray, chance: random.Random) -> np.ndarray:
+        """An image [1, R*S, C*S] of a grid [R, C], with scans by chance."""
+        among = [self.of_digit[digit] for digit in grid.flat]
+        cells = self.scans[[found[chance.randrange(len(found))] for found in among]]
+        (R, C), S = grid.shape, cells.shape[-1]
+        return np.ascontiguousarray(cells.reshape(R, C, S, S).swapaxes(1, 2).reshape(1, R * S, C * S))
 
 
 def part_of(grid: np.ndarray) -> str:
@@ -83,22 +96,23 @@ def part_of(grid: np.ndarray) -> str:
     return {0: "test", 1: "validation"}.get(bucket, "train")
 
 
-def ask(kind: str, grid: np.ndarray, chance: np.random.RandomState) -> Question:
+def ask(kind: str, grid: np.ndarray, chance: random.Random) -> Question:
     """A question of a kind about a grid [R, C], and what the rule answers."""
     rows, columns = grid.shape
-    row, column = chance.randint(rows), chance.randint(columns)
+    row, column = chance.randrange(rows), chance.randrange(columns)
     if kind == "which":
         return Question(kind, f"Which digit is in row {row + 1}, column {column + 1}?", str(grid[row, column]))
     if kind == "sum":
-        which = chance.randint(rows + columns)
+        which = chance.randrange(rows + columns)
         name, line = (f"row {which + 1}", grid[which]) if which < rows else _column(grid, which - rows)
         return Question(kind, f"What is the sum of {name}?", str(line.sum()))
     counts = np.bincount(grid.ravel(), minlength=10)
     if kind == "how many":
-        digit = grid[row, column] if chance.rand() < 0.7 else chance.randint(10)
+        digit = grid[row, column] if chance.random() < 0.7 else chance.randrange(10)
         return Question(kind, f"How many {digit}s are there?", str(counts[digit]))
     once, absent = np.flatnonzero(counts == 1), np.flatnonzero(counts == 0)
-    digit = chance.choice(once if len(once) and (chance.rand() < 0.8 or not len(absent)) else absent)
+    among = once if len(once) and (chance.random() < 0.8 or not len(absent)) else absent
+    digit = among[chance.randrange(len(among))]
     return Question(kind, f"Where is the {digit}?", _place(grid, digit))
 
 

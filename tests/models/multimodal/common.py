@@ -35,7 +35,7 @@ def model(kind="modern", **changes):
 def processor(channels=1, side=8):
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-    tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.eos_token
     look = ToSTImageProcessor(
         size={"height": side, "width": side}, image_mean=[0.4] * channels, image_std=[0.2] * channels
     )

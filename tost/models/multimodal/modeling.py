@@ -41,8 +41,11 @@ class ToSTMultimodalModel(ToSTModel):
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
         super()._init_weights(module)
-        if isinstance(module, ImageTokens) and module.norm is not None:
-            init.constant_(module.norm.weight, self.config.initializer_range)
+        if isinstance(module, ImageTokens):
+            std, positions = self.config.initializer_range, module.positions
+            init.normal_(positions.proj.weight, mean=0.0, std=std / positions.frequencies**0.5)
+            if module.norm is not None:
+                init.constant_(module.norm.weight, std)
 
     def embed(self, input_ids: Tensor | None, pixel_values: Tensor | None) -> Tensor:
         """What enters the first block [B, N, C]. Raises ValueError unless placeholders and images fit together."""

@@ -28,8 +28,8 @@ class ImageTokens(nn.Module):
     """Patches, row by row: norm(embed(patch)) + position(row, column).
 
     images: [I, in_chans, H, W] -> [I, Np, C]. The positions are Fourier features, so H and W may differ from call to
-    call. The norm starts at the standard deviation of token embeddings (config.initializer_range), so that neither kind
-    of token outweighs the other in the residual stream.
+    call. Patches and positions start at the standard deviation of token embeddings (config.initializer_range), so that
+    neither outweighs the other, nor either kind of token the other kind in the residual stream.
     Raises ValueError for images of another shape, or no numbers in them.
     """
 

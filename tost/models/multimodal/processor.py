@@ -62,6 +62,7 @@ class ToSTProcessor(ProcessorMixin):
             raise ValueError(f"ToSTProcessor expects a tokenizer that has {IMAGE_TOKEN} among its special tokens")
         self.image_token, self.image_token_id = IMAGE_TOKEN, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.patch_size = patch_size
+        tokenizer.padding_side = "left"  # a batch of prompts ends with the last token of each
         super().__init__(image_processor, tokenizer, **kwargs)
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
