@@ -33,13 +33,19 @@ EVEN = tl.constexpr(1.5 * 2**23)  # added and taken away again it rounds a float
 
 
 @triton.jit
+def shorten(x, n, STEP: tl.constexpr):
+    large = (x >> STEP) > 0
+    return tl.where(large, x >> STEP, x), n + large.to(tl.int64) * STEP
+
+
+@triton.jit
 def bit_length(x):
-    n = tl.zeros_like(x)
-    for i in tl.static_range(6):
-        step: tl.constexpr = 32 >> i
-        large = (x >> step) > 0
-        n += large.to(tl.int64) * step
-        x = tl.where(large, x >> step, x)
+    x, n = shorten(x, tl.zeros_like(x), 32)
+    x, n = shorten(x, n, 16)
+    x, n = shorten(x, n, 8)
+    x, n = shorten(x, n, 4)
+    x, n = shorten(x, n, 2)
+    x, n = shorten(x, n, 1)
     return n + x
 
 
@@ -165,6 +171,6 @@ def full(w: Tensor, temperature: Tensor, real: Tensor | None, bounds: Tensor) ->
     with on_device(w):
         full_kernel[(len(bounds) - 1,)](
             w, w.view(torch.int32), temperature, real, bounds.contiguous(), factors, reciprocals, powers, share, values,
-            scale.view(torch.int32), H, D, MASKED=real is not None, ROWS=rows, HP=HP, DP=DP,
+            scale.view(torch.int32), H, D, MASKED=real is not None, ROWS=rows, HP=HP, DP=DP, enable_fp_fusion=False,
         )  # fmt: skip
     return values, scale
