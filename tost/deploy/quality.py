@@ -52,13 +52,15 @@ def judge_of(run: Path, recipe: Any, data: dict[str, Any] | None = None) -> Call
     """A function of (model, what the progress bar calls it) that gives its Quality; the data are read once.
 
     data: settings of a vision recipe's data to replace, such as {"path": ...}.
-    Raises ValueError for a run on sequences, and for data that are not there.
+    Raises ValueError for a run of another kind, and for data that are not there.
     """
     if isinstance(recipe, LanguageRecipe):
         return _text_judge(run, recipe)
     if isinstance(recipe, Recipe):
         return _image_judge(run, recipe, data or {})
-    raise ValueError(f"{run} is a run on sequences; `tost quantize` takes runs on images and on text")
+    raise ValueError(
+        f"{run} is neither of images nor of text ({type(recipe).__name__}); `tost quantize` takes those two"
+    )
 
 
 def _image_judge(run: Path, recipe: Recipe, changes: dict[str, Any]) -> Callable[[nn.Module, str], Quality]:
