@@ -15,7 +15,7 @@ ASKED = torch.ops.aten._local_scalar_dense.default
 
 
 class Tally(TorchDispatchMode):
-    """Counts storages made within it: `live` bytes now, `peak` at the highest, `at` the operation that reached it.
+    """Counts storages made within it: `live` bytes now, `peak` at the highest.
 
     What an operation needs inside itself and gives back is not seen. A tensor without data has no values: a check that
     asks for one is told 1 (true).
@@ -24,12 +24,11 @@ class Tally(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
-        self.at = ""
         self._known: set[int] = set()
 
     def restart(self) -> None:
         """Let the peak begin again from here."""
-        self.peak, self.at = self.live, ""
+        self.peak = self.live
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is ASKED and isinstance(args[0], FakeTensor):
@@ -38,10 +37,10 @@ class Tally(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for part in tree_leaves(out):
             if isinstance(part, Tensor):
-                self._meet(part, str(func))
+                self._meet(part)
         return out
 
-    def _meet(self, tensor: Tensor, operation: str) -> None:
+    def _meet(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known:
@@ -50,8 +49,7 @@ class Tally(TorchDispatchMode):
         self._known.add(key)
         self.live += size
         weakref.finalize(storage, self._leave, key, size)
-        if self.live > self.peak:
-            self.peak, self.at = self.live, operation
+        self.peak = max(self.peak, self.live)
 
     def _leave(self, key: int, size: int) -> None:
         self._known.discard(key)
