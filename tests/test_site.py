@@ -18,11 +18,13 @@ PACKAGES = {
     "nn": "tost.nn",
     "models": "tost.models",
     "language": "tost.models.language",
+    "multimodal": "tost.models.multimodal",
     "rates": "tost.rates",
     "analysis": "tost.analysis",
     "training": "tost.training",
     "evaluation": "tost.evaluation",
     "generation": "tost.generation",
+    "deploy": "tost.deploy",
 }
 LOADED = re.compile(r'<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href|srcset)="([^"]+)"')
 

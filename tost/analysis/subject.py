@@ -189,6 +189,8 @@ def _load(run: str | Path, device: str | torch.device | None) -> tuple[Path, Any
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
     folder = run_or_shipped(run)
     model, recipe = load_run(folder)
+    if hasattr(model, "quantization"):
+        raise ValueError(f"{run} is in eight bits, and analyze looks into float weights; give the run it was made from")
     if recipe.task == "sequence":
         raise ValueError(f"{run} is a run on sequences, and analyze draws images and text; `tost evaluate` scores it")
     if recipe.task == "multimodal":

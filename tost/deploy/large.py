@@ -133,7 +133,7 @@ def load_large(
     accelerate = require("accelerate", extra="training")
     checkpoint = find_checkpoint(Path(folder))
     config = ToSTConfig.from_pretrained(folder)
-    dtype = dtype or config.dtype or torch.float32  # accelerate would widen to the empty model's float32
+    kept: Any = dtype or config.dtype or torch.float32  # accelerate would widen to the empty model's float32
     if int8 and device is None:
         raise ValueError("load_large quantises a block at a time on its way to one device; give device with int8=True")
     with accelerate.init_empty_weights():
@@ -142,10 +142,10 @@ def load_large(
     first = "cpu" if int8 else device
     places: Any = {"": first}
     if first is None:
-        places = accelerate.infer_auto_device_map(model, max_memory, no_split_module_classes=[BLOCK], dtype=dtype)
+        places = accelerate.infer_auto_device_map(model, max_memory, no_split_module_classes=[BLOCK], dtype=kept)
     away = None if offload_folder is None else str(offload_folder)
     try:
-        accelerate.load_checkpoint_in_model(model, str(checkpoint), places, offload_folder=away, dtype=dtype)
+        accelerate.load_checkpoint_in_model(model, str(checkpoint), places, offload_folder=away, dtype=kept)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder}: {' '.join(str(error).split())}") from None
     _check_whole(model, places, folder)

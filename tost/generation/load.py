@@ -54,8 +54,15 @@ def load_language(
     tokenizer with more tokens than the model.
     """
     from tost.models.language import ToSTConfig  # registers the Auto classes
+    from tost.models.quantized import is_quantized, load_quantized
 
     check_language(run)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if is_quantized(run):
+        if position_mode is not None:
+            raise ValueError(f"{run} is quantised as it was trained; position_mode is for the run it was made from")
+        model = load_quantized(run, device=device)
+        return model, load_tokenizer(run, model.config.vocab_size)
     from transformers import AutoConfig, AutoModelForCausalLM
 
     changes = {}
@@ -71,7 +78,7 @@ def load_language(
         changes["position_mode"] = position_mode
     model = _read(AutoModelForCausalLM, run, use_safetensors=True, **changes).eval()
     tokenizer = load_tokenizer(run, model.config.vocab_size)
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
+    return model.to(device), tokenizer
 
 
 def load_tokenizer(run: str | Path, vocab_size: int) -> Any:

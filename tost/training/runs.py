@@ -110,12 +110,16 @@ def load_run(run: str | Path) -> tuple[Any, Any]:
 
     A vision run gives a ToSTVision and a Recipe, a language run a ToSTForCausalLM and a LanguageRecipe, a run on
     sequences a ToSTSequence and a SequenceRecipe, one on images and text a ToSTForImageTextToText and a
-    MultimodalRecipe.
+    MultimodalRecipe. One that `tost quantize` wrote computes in eight bits.
     """
+    from tost.models.quantized import is_quantized, load_quantized
+
     folder = Path(run)
     recipe = read_config(folder)
     if read_summary(folder) is None:
         raise ValueError(f"{folder} is not finished; the `tost train` command that started it goes on with it")
+    if is_quantized(folder):
+        return load_quantized(folder), recipe
     if isinstance(recipe, LanguageRecipe):
         from tost.models.language import ToSTForCausalLM
 

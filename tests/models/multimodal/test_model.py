@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText
 
-from tests.models.multimodal.common import KINDS, PLACE, inputs, model
+from tests.models.multimodal.common import KINDS, PLACE, SMALL, inputs, model
 from tost.models.language import ToSTForCausalLM, load_state, resume, save_state, select_state, state_nbytes
 from tost.models.multimodal import ToSTForImageTextToText, ToSTMultimodalConfig
 
@@ -37,8 +37,8 @@ def defined_patches(image, pixels):
         for column in range(W):
             patch = pixels[:, row * P : (row + 1) * P, column * P : (column + 1) * P]
             x = (image.embed.proj.weight * patch).sum((1, 2, 3)) + image.embed.proj.bias
-            x = (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt() * image.norm.weight + image.norm.bias
-            rows.append(x + image.positions(H, W)[row * W + column])
+            x = (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()
+            rows.append(image.size * (x + image.positions(H, W)[row * W + column]))
     return torch.stack(rows)
 
 
@@ -175,6 +175,17 @@ def test_what_does_not_fit_is_refused(text, change, told):
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ToSTMultimodalConfig(**wrong)
+
+
+@pytest.mark.parametrize("std", [0.02, 0.1])
+def test_patches_start_as_large_as_tokens(std):
+    torch.manual_seed(0)
+    config = ToSTMultimodalConfig(**{**SMALL, **KINDS["modern"], "hidden_size": 64, "initializer_range": std})
+    own, batch = ToSTForImageTextToText(config), inputs([TEXT * 9], 18)
+    batch["pixel_values"] = batch["pixel_values"].float()
+    x, here = own.model.embed(**{k: v for k, v in batch.items() if k != "attention_mask"}), batch["input_ids"] == PLACE
+    assert 0.7 < (x[here].std() / x[~here].std()).item() < 1.5
+    assert 0.5 < own.model.image.positions(2, 2).std().item() < 1.5
 
 
 def test_each_option_changes_something():

@@ -94,7 +94,8 @@ def fingerprint(config: ToSTConfig) -> str:
 
 def weight_sample(model: nn.Module) -> Tensor:
     """A few weights of every layer [layers, 8]: enough to tell one checkpoint from another."""
-    rows = [block.mixer.in_proj.weight.detach().flatten()[:8].float().cpu() for block in _blocks(model)]
+    weights = (block.mixer.in_proj.weight for block in _blocks(model))
+    rows = [getattr(w, "qdata", w).detach().flatten()[:8].float().cpu() for w in weights]  # of torchao the integers
     return torch.stack(rows).contiguous()
 
 

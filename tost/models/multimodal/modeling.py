@@ -20,7 +20,21 @@ from tost.models.multimodal.patches import ImageTokens
 from tost.nn.linear import Linear
 
 
-class ToSTMultimodalModel(ToSTModel):
+class ToSTMultimodalPreTrainedModel(ToSTPreTrainedModel):
+    """What both models share: the start of what is not text."""
+
+    config: ToSTMultimodalConfig
+    config_class = ToSTMultimodalConfig
+
+    @torch.no_grad()
+    def _init_weights(self, module: Any) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ImageTokens) and module.size is not None:
+            init.constant_(module.size, self.config.initializer_range)
+            init.normal_(module.positions.proj.weight, mean=0.0, std=module.positions.frequencies**-0.5)
+
+
+class ToSTMultimodalModel(ToSTMultimodalPreTrainedModel, ToSTModel):
     """A ToSTModel whose tokens are patches where input_ids hold config.image_token_id, Np of them for each image.
 
         x_n = embedding(id_n) + modality[0]      or      ImageTokens(images)_n + modality[1]
@@ -29,23 +43,11 @@ class ToSTMultimodalModel(ToSTModel):
     by row. What follows is the language model's: one causal stream, one state.
     """
 
-    config: ToSTMultimodalConfig
-    config_class = ToSTMultimodalConfig
-
     def __init__(self, config: ToSTMultimodalConfig) -> None:
         super().__init__(config)
         self.image = ImageTokens(config)
         self.modality = nn.Embedding(2, config.hidden_size) if config.modality_embedding else None
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: Any) -> None:
-        super()._init_weights(module)
-        if isinstance(module, ImageTokens):
-            std, positions = self.config.initializer_range, module.positions
-            init.normal_(positions.proj.weight, mean=0.0, std=std / positions.frequencies**0.5)
-            if module.norm is not None:
-                init.constant_(module.norm.weight, std)
 
     def embed(self, input_ids: Tensor | None, pixel_values: Tensor | None) -> Tensor:
         """What enters the first block [B, N, C]. Raises ValueError unless placeholders and images fit together."""
@@ -79,15 +81,13 @@ class ToSTMultimodalModel(ToSTModel):
         return super().forward(inputs_embeds=x, **options)
 
 
-class ToSTForImageTextToText(ToSTForCausalLM):
+class ToSTForImageTextToText(ToSTMultimodalPreTrainedModel, ToSTForCausalLM):
     """ToSTMultimodalModel and a projection to the vocabulary, by default its transposed embedding.
 
     input_ids [B, N], pixel_values [I, in_chans, H, W] -> logits [B, N, V], and with labels [B, N] (-100: not counted)
     the mean loss of the next tokens. `generate` takes the same two; it never writes a token of an image.
     """
 
-    config: ToSTMultimodalConfig
-    config_class = ToSTMultimodalConfig
     input_modalities = ["image", "text"]  # noqa: RUF012 (transformers' declaration)
 
     def __init__(self, config: ToSTMultimodalConfig) -> None:

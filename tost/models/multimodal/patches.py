@@ -25,11 +25,11 @@ class LinearPatchEmbed(nn.Module):
 
 
 class ImageTokens(nn.Module):
-    """Patches, row by row: norm(embed(patch)) + position(row, column).
+    """Patches, row by row: size * (norm(embed(patch)) + position(row, column)).
 
     images: [I, in_chans, H, W] -> [I, Np, C]. The positions are Fourier features, so H and W may differ from call to
-    call. Patches and positions start at the standard deviation of token embeddings (config.initializer_range), so that
-    neither outweighs the other, nor either kind of token the other kind in the residual stream.
+    call. `size` [C] starts as the standard deviation of token embeddings (config.initializer_range), the positions as
+    large as the patches, so that nothing outweighs the rest in the residual stream; neither without config.image_norm.
     Raises ValueError for images of another shape, or no numbers in them.
     """
 
@@ -38,7 +38,9 @@ class ImageTokens(nn.Module):
         self.patch_size, self.in_chans = config.patch_size, config.in_chans
         kind = LinearPatchEmbed if config.patch_embedding == "linear" else ConvPatchEmbed
         self.embed = kind(config.patch_size, config.in_chans, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.image_norm else None
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, elementwise_affine=False)
+        scale = torch.full((config.hidden_size,), config.initializer_range)
+        self.size = nn.Parameter(scale) if config.image_norm else None
         self.positions = FourierPositions(config.hidden_size)
 
     def count(self, images: Tensor) -> int:
@@ -55,6 +57,5 @@ class ImageTokens(nn.Module):
         if images.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(images.isfinite().all()):
             raise ValueError("pixel_values hold NaN or infinity; mend the images")
         x, (height, width) = self.embed(images)
-        if self.norm is not None:
-            x = self.norm(x)
-        return x + self.positions(height, width)
+        positions = self.positions(height, width)
+        return x + positions if self.size is None else self.size * (self.norm(x) + positions)
