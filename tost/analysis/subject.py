@@ -180,6 +180,7 @@ def open_baseline(run: str | Path, device: str | torch.device) -> VisionSubject:
 
 def _load(run: str | Path, device: str | torch.device | None) -> tuple[Path, Any, Any, torch.device]:
     """(folder, model on the device, recipe, device) of a finished run with finite weights."""
+    from tost.models.quantized import check_float
     from tost.shipped import run_or_shipped
     from tost.training import load_run
 
@@ -188,9 +189,8 @@ def _load(run: str | Path, device: str | torch.device | None) -> tuple[Path, Any
     except RuntimeError as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
     folder = run_or_shipped(run)
+    check_float(folder, "analyze looks into float weights")
     model, recipe = load_run(folder)
-    if hasattr(model, "quantization"):
-        raise ValueError(f"{run} is in eight bits, and analyze looks into float weights; give the run it was made from")
     if recipe.task == "sequence":
         raise ValueError(f"{run} is a run on sequences, and analyze draws images and text; `tost evaluate` scores it")
     if recipe.task == "multimodal":

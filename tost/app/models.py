@@ -11,6 +11,7 @@ import torch
 
 from tost.app.stream import open_language
 from tost.generation.load import is_language, task_of
+from tost.models.quantized import check_float
 from tost.shipped import run_or_shipped, shipped
 from tost.training import load_run
 from tost.training.runs import read_summary
@@ -48,6 +49,7 @@ def choose_runs(runs: Sequence[str]) -> tuple[str, str]:
     for run in map(str, map(run_or_shipped, runs)):
         if not Path(run).is_dir():
             raise ValueError(f"{run}: no such run; `tost train RECIPE` makes one, without a run the page shows its own")
+        check_float(run, "the page looks into float weights")
         kind = "language" if is_language(run) else task_of(Path(run))
         if kind == "multimodal":
             raise ValueError(f"{run} mixes images and text, and the page shows one or the other; give another")

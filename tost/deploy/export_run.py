@@ -10,6 +10,7 @@ from typing import Any
 from tost.deploy.export import export_model
 from tost.deploy.export_samples import real_images, real_text
 from tost.generation.load import is_language, load_language
+from tost.models.quantized import check_float
 from tost.shipped import run_or_shipped
 
 
@@ -27,6 +28,7 @@ def export_run(
     Raises ValueError for a folder that is no model, an unfinished run, damaged weights, and as export_model.
     """
     source = run_or_shipped(run)
+    check_float(source, "export traces float weights (--int8 makes eight bits of them)")
     name = Path(source).resolve().name if Path(source).exists() else str(run)
     if is_language(source):
         model, tokenizer = load_language(source, device="cpu")

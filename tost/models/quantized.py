@@ -143,6 +143,12 @@ def is_quantized(folder: str | Path) -> bool:
     return (Path(folder) / ABOUT).is_file()
 
 
+def check_float(folder: str | Path, why: str) -> None:
+    """ValueError for a model in eight bits, where `why` says what needs floats."""
+    if is_quantized(folder):
+        raise ValueError(f"{folder} is in eight bits, and {why}; give the run it was made from")
+
+
 def load_quantized(folder: str | Path, *, device: str | torch.device = "cpu") -> Any:
     """The model in a folder that `tost quantize` wrote, in eval mode; it computes what it did when it was saved.
 
