@@ -36,7 +36,7 @@ COMMANDS = {
     "bench": Command("tost.bench.command:bench", "time and memory beside the rivals, after checking what is timed"),
     "quantize": Command("tost.deploy.quantize_command:quantize", "a run in eight bits, if nothing is lost by it"),
     "export": Command("tost.deploy.export_command:export", "a model for another runtime: ONNX, ExecuTorch, OpenVINO"),
-    "plan": Command("tost.deploy.plan_command:plan", "what a language model needs of a device's memory, before it exists"),
+    "plan": Command("tost.deploy.plan_command:plan", "the memory that a language model needs, before it exists"),
     "models": Command("tost.cli:models", "list the models and their sizes", raw=True),
     "doctor": Command("tost.doctor:doctor", "what this machine has, which backends work here"),
 }

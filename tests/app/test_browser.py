@@ -96,16 +96,21 @@ def refuse(tab, route):
 def until(tab, condition, again=None):
     """Wait until a condition on the page holds; `again` repeats what a busy browser may have missed."""
     began = asked = time.monotonic()
+    fresh = again is None
     while not condition():
         now = time.monotonic()
-        assert now < began + WAIT / 1000, f"the page did not get there: {tab.locator('.toast-body').all_inner_texts()}"
+        if not fresh and now > began + WAIT / 2000:  # gradio's client may wait for answers that it has missed
+            tab.reload()
+            tab.locator("#memberships img").first.wait_for()
+            fresh = True
+            again()
+        told = tab.locator(".toast-body").all_inner_texts()
+        assert now < began + 2 * WAIT / 1000, f"the page did not get there: {told}"
         if again is not None and now > asked + WAIT / 4000:
             again()
             asked = now
         tab.wait_for_timeout(50)
-    tab.wait_for_timeout(
-        500
-    )  # gradio closes its stream of answers now; an event in that instant would wait for the next
+    tab.wait_for_timeout(500)  # gradio closes its stream of answers now, and misses an event of that instant
 
 
 def upload(tab, path):

@@ -19,12 +19,11 @@ from tost.deploy.export import PACKAGES, Exported, export_model
 from tost.deploy.export_graphs import Axis, Case, Graph, Limits
 from tost.deploy.export_run import export_run
 from tost.deploy.export_samples import real_images
-from tost.deploy.export_trace import one_chunk
 from tost.models import ToST, ToSTSequence, ToSTVision
 from tost.models.sequence_config import SequenceConfig
 from tost.models.vision_config import VisionConfig
 from tost.nn import TSSA2d
-from tost.ops.scan import decayed_sum
+from tost.ops.scan import _one_triangle, decayed_sum
 
 EXAMPLES = Path(__file__).parents[2] / "examples/edge"
 LIMITS = Limits(batch=4, side=24, tokens=40)
@@ -137,8 +136,8 @@ def test_a_text_in_any_parts(exported, name, format):
 @pytest.mark.parametrize("start", [False, True], ids=["zero", "base"])
 def test_sums_by_one_triangle(length, start):
     x, decay = torch.randn(2, length, 3, 4), torch.tensor([0.5, 0.99, 1.0])
-    base = torch.randn(2, 3, 4).double() if start else None
-    for found, expected in zip(one_chunk(x, decay, base), decayed_sum(x, decay, base)):
+    base = torch.randn(2, 3, 4).double() * start
+    for found, expected in zip(_one_triangle(x, decay, base), decayed_sum(x, decay, base)):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 

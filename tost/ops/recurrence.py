@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tost.ops.scan import running_sum
+from tost.ops.scan import decayed_sum, running_sum
 from tost.ops.segments import segment_ids
 
 
@@ -25,18 +25,23 @@ def recurrence_of(
     if gate is not None and mask is not None:
         gate = torch.where(mask.unsqueeze(-1), gate, 1.0)
     if cu_seqlens is None:
-        return DenseRecurrence(gate)
+        return DenseRecurrence(gate, decay if mask is None else None)
     return PackedRecurrence(shape, gate, decay, mask, cu_seqlens)
 
 
 class DenseRecurrence:
-    """One sequence a batch row; states are [B, H, D] float64.  gate: [B, N, H] or None for 1."""
+    """One sequence a batch row; states are [B, H, D] float64.
 
-    def __init__(self, gate: Tensor | None) -> None:
-        self.gate = gate
+    gate: [B, N, H] or None for 1.  decay: [H], if it is every token's gate.
+    """
+
+    def __init__(self, gate: Tensor | None, decay: Tensor | None = None) -> None:
+        self.gate, self.decay = gate, decay
 
     def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """h at every token [B, N, H, D] in x's dtype, and after the last one [B, H, D] float64."""
+        if self.decay is not None and torch.compiler.is_exporting():
+            return decayed_sum(x, self.decay, state)
         return running_sum(x, self.gate, state)
 
     def previous(self, h: Tensor, state: Tensor | None) -> Tensor:

@@ -92,6 +92,8 @@ def decayed_sum(x: Tensor, decay: Tensor, base: Tensor | None = None) -> tuple[T
     B, N, H, D = x.shape
     if base is None:
         base = x.new_zeros(B, H, D, dtype=torch.float64)
+    if torch.compiler.is_exporting() and not isinstance(N, int):
+        return _one_triangle(x, decay, base)
     if N == 0:
         return x, base.clone()
     L = min(CHUNK, N)
@@ -113,6 +115,21 @@ def decayed_sum(x: Tensor, decay: Tensor, base: Tensor | None = None) -> tuple[T
     last = N - (C - 1) * L
     end = power[:, last].unsqueeze(-1) * carry[:, -1] + local[:, -1, last - 1].double()
     return out[:, :N], end
+
+
+def _one_triangle(x: Tensor, decay: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+    """`decayed_sum` of N tokens that an exported graph leaves open: chunks would tie the graph to their number.
+
+    One triangle [H, N, N]; a graph is fed a stream call by call, so it is as small as the calls are short.
+    """
+    N = x.shape[1]
+    token = torch.arange(N, device=x.device)
+    power = decay.double().unsqueeze(-1) ** torch.arange(N + 1, device=x.device)  # [H, N + 1]
+    age = token[:, None] - token
+    weights = torch.where(age >= 0, power[:, age.clamp(min=0)], 0.0).to(x.dtype)
+    local = (weights @ x.transpose(1, 2)).transpose(1, 2)
+    out = power[:, 1:].t()[:, :, None] * base.unsqueeze(1) + local
+    return out.to(x.dtype), out[:, -1]
 
 
 def decay_triangle(gate: Tensor) -> Tensor:
