@@ -57,7 +57,14 @@ def test_every_public_name_is_documented(site, name):
     shown = set(
         re.findall(rf'id="{re.escape(package)}\.(?:\w+\.)?(\w+)"', (site / "api" / f"{name}.html").read_text("utf-8"))
     )
-    tables = {"MIXERS", "BACKENDS", "PRESETS", "IMAGE_TOKEN", "DARK", "LIGHT"}  # constants, shown where they have a docstring
+    tables = {
+        "MIXERS",
+        "BACKENDS",
+        "PRESETS",
+        "IMAGE_TOKEN",
+        "DARK",
+        "LIGHT",
+    }  # constants, shown where they have a docstring
     assert set(importlib.import_module(package).__all__) - shown <= tables
 
 
