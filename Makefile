@@ -7,7 +7,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: help demo test check docs test-timm release clean
+.PHONY: help demo test test-triton check docs test-timm release clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -39,6 +39,9 @@ demo: $(VENV)/.run  ## train on real digits, look inside, measure; ends with a r
 
 test: $(VENV)/.dev  ## every invariance of the operator, models, training, commands
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+test-triton: $(VENV)/.dev  ## every case of the GPU kernels by Triton's interpreter; `make test` takes every third
+	TOST_EVERY_TEST=1 $(BIN)/python -m pytest -n $(WORKERS) tests/ops -k triton
 
 check: $(VENV)/.dev  ## ruff, types, import rules, the site
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ if not torch.cuda.is_available():
 
 
 def pytest_collection_modifyitems(config, items):
-    """The interpreter is slow: without a GPU and without TOST_EVERY_TEST=1, every third of Triton's repeated cases."""
+    """Without a GPU every third of Triton's repeated cases: an interpreter is slow (`make test-triton` runs all)."""
     if torch.cuda.is_available() or os.environ.get("TOST_EVERY_TEST"):
         return
     every = [item for item in items if "triton" in item.name and "[" in item.name and "tests/ops" in str(item.path)]
