@@ -1,5 +1,8 @@
 """Derivatives and graphs: gradcheck, second derivatives, compile, export, functional transforms, checkpointing."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -88,7 +91,7 @@ def test_compile_fullgraph(op, dynamic, backend):
     torch._dynamo.reset()
     compiled = torch.compile(op, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for N in (33, 70):
-        w, temperature, g = make_inputs((2, N, 3, 4), torch.float32)
+        w, temperature, g = make_inputs((2, N, 2, 4), torch.float32)
         mask = torch.rand(2, N) > 0.2
         w.requires_grad_()
         expected = op(w, temperature, mask=mask, backend=backend)
@@ -96,6 +99,19 @@ def test_compile_fullgraph(op, dynamic, backend):
         torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-6)
         found, wanted = (torch.autograd.grad((out * g).sum(), w)[0] for out in (y, expected))
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_call_of_a_process_may_be_a_compiled_one():
+    """A backend is imported at its first use, and nothing can be imported in the middle of a graph."""
+    code = (
+        "import sys, torch; from tost.ops import tssa\n"
+        "for backend in [*sys.argv[1:], None]:\n"
+        "    call = torch.compile(tssa, fullgraph=True, backend='aot_eager')\n"
+        "    assert call(torch.ones(1, 2, 1, 2), torch.ones(1), backend=backend).shape == (1, 2, 1, 2)\n"
+    )
+    backends = [name for name in BACKENDS if name != "triton"]
+    done = subprocess.run([sys.executable, "-c", code, *backends], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @EACH_BACKEND

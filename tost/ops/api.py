@@ -156,10 +156,18 @@ def which_backend(w: Tensor, backend: str | None = None) -> str:
 
 def load(name: str) -> ModuleType:
     """The module of a backend, imported at its first use."""
-    module = _loaded.get(name)
-    if module is None:
-        module = _loaded[name] = importlib.import_module(f"tost.ops.{name}")
-    return module
+    _import(name)
+    return _loaded[name]
+
+
+def _import(name: str) -> None:
+    if name not in _loaded:
+        _loaded[name] = importlib.import_module(f"tost.ops.{name}")
+
+
+# torch.compile cannot trace an import: it runs this while tracing. The mark is all that
+# torch.compiler.assume_constant_result sets, after two seconds of importing the compiler
+_import._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def bias_by_token(
