@@ -186,6 +186,38 @@ def test_sequences_of_any_length(make, tmp_path):
             close(done.call("model", x.numpy())[0], model(x))
 
 
+SMALLEST = {
+    "images": (vision, Limits(batch=1, side=24), (1, 1, 10, 12)),
+    "sequence": (lambda: encoder()[0].eval(), Limits(batch=1, tokens=40), (1, 23, 24)),
+    "map": (lambda: scramble(TSSA2d(8, 2), std=0.3).eval(), Limits(batch=1, side=2), (1, 8, 2, 2)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "format"), [("images", "executorch"), ("map", "onnx"), ("map", "openvino"), ("sequence", "pt2")]
+)
+def test_a_limit_may_leave_one_size(name, format, tmp_path):
+    for package in PACKAGES[format]:
+        pytest.importorskip(package)
+    make, limits, size = SMALLEST[name]
+    model, x = make(), torch.randn(size)
+    export_model(model, tmp_path / "out", format, limits=limits)
+    with torch.no_grad():
+        close(Exported(tmp_path / "out").call("model", x.numpy())[0], model(x))
+
+
+def test_one_stream_token_by_token(tmp_path):
+    """Of one sequence and one token a call, prefill is decode."""
+    model = tiny().eval()
+    export_model(model, tmp_path / "out", "pt2", limits=Limits(batch=1, tokens=1))
+    done, tokens = Exported(tmp_path / "out"), torch.randint(model.config.vocab_size, (1, 3))
+    state = [np.zeros(e["shape"][1:], e["dtype"])[None] for e in done.manifest["graphs"][0]["inputs"][1:]]
+    for name, token in zip(("prefill", "decode", "prefill"), tokens[0]):
+        logits, *state = done.call(name, np.array([[int(token)]]), *state)
+    with torch.no_grad():
+        close(logits, model(tokens).logits[:, -1])
+
+
 def test_eight_bits_are_smaller_and_their_error_is_told(tmp_path):
     pytest.importorskip("onnxruntime")
     model = scramble(TSSA2d(256, 4), std=0.05).eval()

@@ -40,7 +40,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Axis:
-    """A size that may vary: `least` to `most` times `step`."""
+    """A size that may vary: `least` to `most` times `step`; fixed where the two are one."""
 
     name: str
     most: int
@@ -192,7 +192,7 @@ def _vision(model: ToSTVision, limits: Limits) -> tuple[dict[str, dict[int, Axis
         2: Axis("height", limits.side // p, p, 2),
         3: Axis("width", limits.side // p, p, 2),
     }
-    shapes = [(2, 3 * p, 2 * p), (1, height, width), (min(3, limits.batch), 2 * p, 3 * p)]
+    shapes = [(min(2, limits.batch), 3 * p, 2 * p), (1, height, width), (min(3, limits.batch), 2 * p, 3 * p)]
     samples = [torch.randn(b, c.in_chans, h, w, generator=_chance()) for b, h, w in shapes]
     return {"images": axes}, ["logits"], samples
 
@@ -223,13 +223,16 @@ def _map(model: TSSA2d, limits: Limits) -> tuple[dict[str, dict[int, Axis]], lis
         2: Axis("height", limits.side, least=2),
         3: Axis("width", limits.side, least=2),
     }
-    shapes = [(2, 7, 5), (1, 16, 16), (1, 3, 32)]
+    if limits.side < 2:
+        raise ValueError(f"export of a map expects a largest side of at least 2, got {limits.side}")
+    most = limits.side
+    shapes = [(min(2, limits.batch), min(7, most), min(5, most)), (1, min(16, most), min(16, most)), (1, 2, most)]
     return {"map": axes}, ["output"], [torch.randn(b, model.dim, h, w, generator=_chance()) for b, h, w in shapes]
 
 
 def _sizes(limits: Limits) -> list[tuple[int, int]]:
-    """(B, N) of the cases; the first is traced, and no size of it is 1."""
-    return [(2, min(7, limits.tokens)), (1, min(100, limits.tokens)), (1, limits.tokens)]
+    """(B, N) of the cases; the first is traced, and no size of it that may vary is 1."""
+    return [(min(2, limits.batch), min(7, limits.tokens)), (1, min(100, limits.tokens)), (1, limits.tokens)]
 
 
 def _chance() -> torch.Generator:

@@ -84,15 +84,18 @@ def language_graphs(model: ToSTForCausalLM, limits: Limits, real: Sequence[Tenso
         _prefill_cases(step, limits, real),
         facts,
     )
-    decode = Graph("decode", Inputs(step), step, {"tokens": batch, **states}, outputs, _decode_cases(step, real), facts)
+    decode = Graph(
+        "decode", Inputs(step), step, {"tokens": batch, **states}, outputs, _decode_cases(step, limits, real), facts
+    )
     return [prefill, decode]
 
 
 def _prefill_cases(step: Step, limits: Limits, real: Sequence[Tensor]) -> list[Case]:
     """Random tokens from nothing and after others; texts from nothing and after their first half."""
     V, most = step.model.config.vocab_size, limits.tokens
-    first, long, more = (_random(V, size) for size in ((2, min(7, most)), (1, most), (1, min(33, most))))
-    cases = [Case((first, *step.zeros(2))), Case((long, *step.zeros(1)))]
+    B = min(2, limits.batch)
+    first, long, more = (_random(V, size) for size in ((B, min(7, most)), (1, most), (1, min(33, most))))
+    cases = [Case((first, *step.zeros(B))), Case((long, *step.zeros(1)))]
     room = step.model.config.max_position_embeddings if step.model.config.tables else None
     if room is None or first.shape[1] + more.shape[1] <= room:
         cases.append(Case((more, *_after(step, first[:1]))))
@@ -103,9 +106,9 @@ def _prefill_cases(step: Step, limits: Limits, real: Sequence[Tensor]) -> list[C
     return cases
 
 
-def _decode_cases(step: Step, real: Sequence[Tensor]) -> list[Case]:
-    V = step.model.config.vocab_size
-    cases = [Case((_random(V, (2, 1)), *_after(step, _random(V, (2, 5))))), Case((_random(V, (1, 1)), *step.zeros(1)))]
+def _decode_cases(step: Step, limits: Limits, real: Sequence[Tensor]) -> list[Case]:
+    V, B = step.model.config.vocab_size, min(2, limits.batch)
+    cases = [Case((_random(V, (B, 1)), *_after(step, _random(V, (B, 5))))), Case((_random(V, (1, 1)), *step.zeros(1)))]
     for text in real:
         start = text[None, : min(len(text), step.model.config.max_position_embeddings) - 1]
         cases.append(Case((text[None, start.shape[1], None], *_after(step, start)), real=True))

@@ -16,6 +16,8 @@ def trace(graph: Graph) -> torch.export.ExportedProgram:
     dims: dict[str, Any] = {}
 
     def size(axis: Axis) -> Any:
+        if axis.least == axis.most:
+            return torch.export.Dim.STATIC
         base = dims.setdefault(axis.name, torch.export.Dim(axis.name, min=axis.least, max=axis.most))
         return base if axis.step == 1 else axis.step * base
 
