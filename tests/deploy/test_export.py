@@ -50,9 +50,9 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def vision(**options):
+def vision(patch_size=2, **options):
     config = VisionConfig(
-        "toy", 2, 16, 1, 2, num_classes=5, in_chans=1, img_size=8, mlp_ratio=2.0, num_cls_layers=1, **options
+        "toy", patch_size, 16, 1, 2, num_classes=5, in_chans=1, img_size=8, mlp_ratio=2.0, num_cls_layers=1, **options
     )
     torch.manual_seed(0)
     model = ToSTVision(config)
@@ -187,7 +187,7 @@ def test_sequences_of_any_length(make, tmp_path):
 
 
 SMALLEST = {
-    "images": (vision, Limits(batch=1, side=24), (1, 1, 10, 12)),
+    "images": (lambda: vision(4), Limits(batch=1, side=24), (1, 1, 12, 16)),
     "sequence": (lambda: encoder()[0].eval(), Limits(batch=1, tokens=40), (1, 23, 24)),
     "map": (lambda: scramble(TSSA2d(8, 2), std=0.3).eval(), Limits(batch=1, side=2), (1, 8, 2, 2)),
 }

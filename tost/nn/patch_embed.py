@@ -67,7 +67,8 @@ class ConvPatchEmbed(nn.Module):
                 f"ConvPatchEmbed expects images [B, {self.in_chans}, H, W] with H and W divisible by the "
                 f"patch {p}, got {list(x.shape)}; resize or pad the images"
             )
-        x = x.contiguous(memory_format=torch.channels_last)  # so that the tokens below are a view
+        if not torch.compiler.is_exporting():  # a layout is no part of a graph; ExecuTorch computes nonsense from it
+            x = x.contiguous(memory_format=torch.channels_last)  # so that the tokens below are a view
         for layer in self.layers:
             x = layer(x)
         return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])
