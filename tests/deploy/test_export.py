@@ -50,13 +50,11 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def vision(patch_size=2, **options):
-    config = VisionConfig(
-        "toy", patch_size, 16, 1, 2, num_classes=5, in_chans=1, img_size=8, mlp_ratio=2.0, num_cls_layers=1, **options
-    )
+def vision(patch_size=2, in_chans=1):
+    config = VisionConfig("toy", patch_size, 16, 1, 2, 5, in_chans, img_size=8, mlp_ratio=2.0, num_cls_layers=1)
     torch.manual_seed(0)
     model = ToSTVision(config)
-    model(torch.randn(8, 1, 8, 8))  # in training mode: the batch norms' statistics leave their initial values
+    model(torch.randn(8, in_chans, 8, 8))  # in training mode: the batch norms' statistics leave their initial values
     return scramble(model, std=0.3).eval()
 
 
@@ -187,7 +185,7 @@ def test_sequences_of_any_length(make, tmp_path):
 
 
 SMALLEST = {
-    "images": (lambda: vision(4), Limits(batch=1, side=24), (1, 1, 12, 16)),
+    "images": (lambda: vision(4, in_chans=3), Limits(batch=1, side=24), (1, 3, 12, 16)),
     "sequence": (lambda: encoder()[0].eval(), Limits(batch=1, tokens=40), (1, 23, 24)),
     "map": (lambda: scramble(TSSA2d(8, 2), std=0.3).eval(), Limits(batch=1, side=2), (1, 8, 2, 2)),
 }

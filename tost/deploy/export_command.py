@@ -64,13 +64,15 @@ def export(
 def sentences(folder: Path, manifest: dict[str, Any]) -> str:
     """What was written, and how it was checked."""
     files = list(manifest["files"])
+    fixed = {name for name, axis in manifest["axes"].items() if axis["least"] == axis["most"]}
     lines = [f"{folder}  {manifest['bytes'] / 2**20:.1f} MiB, {manifest['precision']}: {', '.join(files)}"]
     for graph in manifest["graphs"]:
-        varying = {axis: None for entry in graph["inputs"] for axis in entry["shape"] if isinstance(axis, str)}
-        sizes = f" (any {', '.join(varying)})" if varying else ""
+        sizes = {axis: None for entry in graph["inputs"] for axis in entry["shape"] if isinstance(axis, str)}
+        varying = [axis for axis in sizes if axis not in fixed]
+        any_size = f" (any {', '.join(varying)})" if varying else ""
         checked = graph["checked"]
         lines.append(
-            f"{graph['name']}{sizes}: equals the model within {checked['difference']:.1e} of the largest number "
+            f"{graph['name']}{any_size}: equals the model within {checked['difference']:.1e} of the largest number "
             f"(allowed {checked['tolerance']:.0e}) on {checked['random']} random and {checked['real']} real inputs"
         )
     return "\n".join(lines)
