@@ -1,6 +1,9 @@
 """Checkpoints in shards: written part by part, read through accelerate, whole or refused."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -128,3 +131,23 @@ def test_int8_blocks_are_close_and_a_quarter(tmp_path):
     whole, small = load_large(folder, device="cpu"), load_large(folder, device="cpu", int8=True)
     wanted, found = (model(text(30)).logits.detach() for model in (whole, small))
     assert float((found - wanted).norm() / wanted.norm()) < 0.01
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_no_weight_is_held_twice(tmp_path):
+    """Reading float32 shards as bfloat16 needs the result and about a shard, not both models."""
+    wide = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "vocab_size": 16384}
+    write_random(tiny_config(**wide), tmp_path / "wide", dtype=torch.float32, shard_bytes=8 * 2**20)
+    code = (
+        "import sys, torch, accelerate, tost.models.language; from tost.deploy import load_large\n"
+        "held = lambda line: next(int(x.split()[1]) for x in open('/proc/self/status') if x.startswith(line))\n"
+        "open('/proc/self/clear_refs', 'w').write('5')\n"  # the peak starts here
+        "before = held('VmRSS')\n"
+        "model = load_large(sys.argv[1], device='cpu', dtype=torch.bfloat16)\n"
+        "print(held('VmHWM') - before, sum(p.nbytes for p in model.parameters()) // 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "wide"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peak, weights = map(int, re.findall(r"\d+", done.stdout))
+    assert weights > 25_000
+    assert weights < peak < 1.8 * weights  # two models would be three times this
