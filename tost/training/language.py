@@ -47,6 +47,7 @@ class LanguageTask(Task):
                 f"--data.tokenizer (to {recipe.model.weights}, if its tokenizer lies there too)"
             )
         check_sizes(recipe)
+        self.items = f"rows of {recipe.data.context} tokens in the training text"
         self.text: TextSets = load_text(text_options(recipe), load_tokenizer(str(folder)) if begun.exists() else None)
         if begun.exists():
             _check_text(begun, self.text.facts)
@@ -55,12 +56,7 @@ class LanguageTask(Task):
 
     def plan(self) -> Plan:
         run, context = self.recipe.run, self.recipe.data.context
-        epoch = len(self.train) // run.batch_size
-        if epoch == 0:
-            raise ValueError(
-                f"run.batch_size {run.batch_size} is more than the {len(self.train)} rows of {context} tokens in the "
-                "training text; lower it, or shorten --data.context"
-            )
+        epoch = self.epoch_steps("lower it, or shorten --data.context")
         steps = run.steps or (math.ceil(run.tokens / (run.batch_size * context)) if run.tokens else 0)
         steps = steps or max(1, round(run.epochs * epoch))
         disk = self.recipe.data.workers if not hasattr(self.train.documents, "ids") else 0

@@ -27,7 +27,7 @@ from tost.models.multimodal import (
 from tost.training.checkpoints import publish_files
 from tost.training.language import row_nats
 from tost.training.recipe_multimodal import MultimodalRecipe
-from tost.training.task import Plan, Task
+from tost.training.task import Task
 
 
 def answer_scores(logits: Tensor, labels: Tensor, size: Tensor) -> Tensor:
@@ -67,17 +67,6 @@ class MultimodalTask(Task):
         self.processor = make_processor(recipe.data, self.sets.size, tokenizer, self.model.config.patch_size)
         self.collate = Batches(self.processor, recipe.data.hide)
         self.bytes = torch.from_numpy(token_bytes(tokenizer))
-
-    def plan(self) -> Plan:
-        run = self.recipe.run
-        epoch = len(self.train) // run.batch_size
-        if epoch == 0:
-            raise ValueError(
-                f"run.batch_size {run.batch_size} is more than the {len(self.train)} training items; lower it"
-            )
-        steps = run.steps or max(1, round(run.epochs * epoch))
-        every = min(max(1, run.checkpoint_steps), steps)
-        return Plan(steps, every, warmup=self.recipe.optim.warmup_steps, workers=self.recipe.data.workers)
 
     def build(self) -> nn.Module:
         return self.model

@@ -20,7 +20,7 @@ from tost.data.sources import load_sequences
 from tost.models import SequenceConfig, ToSTSequence
 from tost.models.pretrained import load_features, load_strictly
 from tost.training.recipe_sequence import SequenceRecipe
-from tost.training.task import Plan, Task
+from tost.training.task import Task
 
 
 class Learner(nn.Module):
@@ -67,6 +67,7 @@ class SequenceTask(Task):
     """Sequences and their labels."""
 
     warmup = "optim.warmup_steps"
+    items = "training sequences"
 
     def __init__(self, recipe: SequenceRecipe, folder: Path) -> None:
         self.recipe, self.callbacks = recipe, []
@@ -74,17 +75,6 @@ class SequenceTask(Task):
         self.train, self.validation, self.test = self.sets.train, self.sets.validation, self.sets.test
         self.model = build_sequence_model(recipe, self.sets)
         self.collate = partial(collate, pack=packs(self.model))
-
-    def plan(self) -> Plan:
-        run = self.recipe.run
-        epoch = len(self.train) // run.batch_size
-        if epoch == 0:
-            raise ValueError(
-                f"run.batch_size {run.batch_size} is more than the {len(self.train)} training sequences; lower it"
-            )
-        steps = run.steps or max(1, round(run.epochs * epoch))
-        every = min(max(1, run.checkpoint_steps), steps)
-        return Plan(steps, every, warmup=self.recipe.optim.warmup_steps, workers=self.recipe.data.workers)
 
     def build(self) -> nn.Module:
         return Learner(self.model)

@@ -23,7 +23,7 @@ class Plan:
 class Task:
     """A task reads its data when it is made, and its model in `build`; a subclass fills in what raises here.
 
-    warmup: the setting of that name, for the advice after divergence.
+    warmup: the setting of that name, for the advice after divergence.  items: what a batch has many of.
     """
 
     recipe: Any
@@ -31,13 +31,25 @@ class Task:
     validation: Any | None
     test: Any
     warmup: str
+    items: str = "training items"
     collate: Any = None
     reduce: Any = None
     callbacks: list[Any]
 
     def plan(self) -> Plan:
-        """The length of the run; ValueError if the data don't fill one batch."""
-        raise NotImplementedError
+        """The length of the run, here for recipes that count their warm-up and checkpoints in steps."""
+        run, epoch = self.recipe.run, self.epoch_steps()
+        steps = run.steps or max(1, round(run.epochs * epoch))
+        every = min(max(1, run.checkpoint_steps), steps)
+        return Plan(steps, every, warmup=self.recipe.optim.warmup_steps, workers=self.recipe.data.workers)
+
+    def epoch_steps(self, advice: str = "lower it") -> int:
+        """Steps of one pass over the training data; ValueError with `advice` if they don't fill one batch."""
+        size = self.recipe.run.batch_size
+        steps = len(self.train) // size
+        if steps == 0:
+            raise ValueError(f"run.batch_size {size} is more than the {len(self.train)} {self.items}; {advice}")
+        return steps
 
     def build(self) -> nn.Module:
         """The module that is trained: the Trainer calls it with a batch."""

@@ -89,6 +89,7 @@ class VisionTask(Task):
     """Images and their classes."""
 
     warmup = "optim.warmup_epochs"
+    items = "training images"
     module = Classifier
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
@@ -97,12 +98,7 @@ class VisionTask(Task):
         self.train, self.validation, self.test = images.train, images.validation, images.test
 
     def plan(self) -> Plan:
-        run, optim = self.recipe.run, self.recipe.optim
-        epoch = len(self.train) // run.batch_size
-        if epoch == 0:
-            raise ValueError(
-                f"run.batch_size {run.batch_size} is more than the {len(self.train)} training images; lower it"
-            )
+        run, optim, epoch = self.recipe.run, self.recipe.optim, self.epoch_steps()
         return Plan(
             steps=run.steps or max(1, round(run.epochs * epoch)),
             every=max(1, round(run.checkpoint_epochs * epoch)),
