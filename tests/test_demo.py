@@ -7,7 +7,6 @@ import json
 import random
 
 import pytest
-import torch
 
 from tost.bench import command
 from tost.bench.result import Result
@@ -17,15 +16,6 @@ from tost.demo.run import Options, part, run
 
 pytest.importorskip("transformers")
 pytest.importorskip("matplotlib")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small models gain nothing from a second thread, and wait for it where other processes run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("transformers")
@@ -28,15 +27,6 @@ WORDS = {
     "run.steps": 8,
     "run.checkpoint_steps": 8,
 }
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Small models gain nothing from a second thread, and wait for it where other processes run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

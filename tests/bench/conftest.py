@@ -1,17 +1,8 @@
-"""Small models gain nothing from a second thread, and wait for it where other processes run."""
+"""What the tests of benchmarks leave out, for speed."""
 
 import pytest
-import torch
 
 from tost.bench import peak, presence
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture()

@@ -41,15 +41,6 @@ MODERN = {
 DECAYED = {"num_hidden_layers": 1, "position_mode": "clamped", "half_lives": [2, 8, 0], "layer_scale_init": 1.0}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors here are tiny: several threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def vision(patch_size=2, in_chans=1):
     config = VisionConfig("toy", patch_size, 16, 1, 2, 5, in_chans, img_size=8, mlp_ratio=2.0, num_cls_layers=1)
     torch.manual_seed(0)

@@ -1,19 +1,9 @@
 """A saved model, and its `tost generate`."""
 
 import pytest
-import torch
 
 from tests.textmodels import save_model
 from tost.cli import main
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors here are tiny: several threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 # A model and a recipe small enough to train in a second: 4 tokens, one block of width 16.
 TINY = {
@@ -9,15 +8,6 @@ TINY = {
     "run.epochs": 2,
     "run.checkpoint_epochs": 0.3,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads that wait for each other make models this small many times slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
